@@ -1,0 +1,38 @@
+# `make demo` and `make test` build the environment if it is missing: from a fresh clone these two are all.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.umbel-installed
+
+.PHONY: demo test test-slow lint bench install clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Umbel needs Python 3.11 or newer: say make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/umbel shards make synthetic --out demo/shards
+	$(BIN)/umbel views demo/shards --out demo/views.png
+	$(BIN)/umbel pretrain demo/shards --out demo/run --recipe demo
+	$(BIN)/umbel export demo/run
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m 'not slow and not slurm and not gpu' --numprocesses 2
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/stages.py
+
+clean:
+	rm -rf demo dist build

@@ -1,0 +1,3 @@
+"""Umbel: vision backbones for plants, pretrained without labels."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,138 @@
+"""Global and local views of a batch: boxes, crops, policy, normalization, on the device of the canvases.
+
+Every number is drawn from the stream of (seed, epoch, position, view), so a photograph's views do not depend on the
+batch, rank or worker that it comes in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umbel.augment.boxes import BOX_DRAWS, draw_boxes
+from umbel.augment.crops import crop
+from umbel.augment.policy import POLICIES, apply_policy, policy_draws
+from umbel.random_stream import Purpose, position_uniforms
+
+GLOBAL_VIEWS = 2
+INAT_PLANTAE_MEAN = (0.4293, 0.4597, 0.3280)
+INAT_PLANTAE_STD = (0.2216, 0.2151, 0.2211)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsConfig:
+    """Sizes and areas of the views, and what is done to them."""
+
+    global_size: int = 224
+    """Side of the two global views in pixels."""
+    local_size: int = 96
+    """Side of the local views in pixels."""
+    local_views: int = 10
+    """Local views of a photograph."""
+    global_area: tuple[float, float] = (0.4, 1.0)
+    """Share of the photograph that a global view covers."""
+    local_area: tuple[float, float] = (0.05, 0.4)
+    """Share of the photograph that a local view covers."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width / height of a box, log-uniform."""
+    flip: float = 0.5
+    """Probability of mirroring left to right."""
+    policy: str = "plant"
+    """What follows the crop: plant (jitter, posterize, affine) or none."""
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(f"views.policy must be one of {', '.join(POLICIES)}, not '{self.policy}'")
+        if min(self.global_size, self.local_size) < 4 or self.local_views < 0:
+            raise ValueError("views.global_size and views.local_size must be at least 4, views.local_views at least 0")
+        for name in ("global_area", "local_area"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"views.{name} must be two shares, 0 < low <= high <= 1, not {low}, {high}")
+        if not 0 < self.aspect[0] <= self.aspect[1] or not 0 <= self.flip <= 1:
+            raise ValueError("views.aspect must be two positive numbers, low <= high, and views.flip a probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewDraws:
+    """What was drawn for one view of every photograph of a batch."""
+
+    boxes: np.ndarray  # (B, 4) int64 top, left, height, width
+    flip: np.ndarray  # (B,) bool
+    policy: np.ndarray  # (B, policy_draws) uniforms
+
+
+class Views:
+    """Makes the views of batches."""
+
+    def __init__(
+        self, config: ViewsConfig, *, seed: int, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+    ) -> None:
+        self.config, self.seed = config, seed
+        self.operations = POLICIES[config.policy]
+        self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+        self.std = torch.tensor(std, device=device).view(1, 3, 1, 1)
+
+    def draw(self, size: np.ndarray, epoch: np.ndarray, position: np.ndarray, view: int) -> ViewDraws:
+        """Draw view number `view` (0, 1: global, then local) of photographs of sizes (B, 2) at (B,) positions."""
+        config, draws = self.config, BOX_DRAWS + 1 + policy_draws(self.operations)
+        is_global = view < GLOBAL_VIEWS
+        area = config.global_area if is_global else config.local_area
+        uniforms = np.concatenate(
+            [
+                position_uniforms(self.seed, e, Purpose.VIEWS, view=view, first=first, count=count, draws=draws)
+                for e, first, count in contiguous_runs(epoch, position)
+            ]
+        )
+        boxes = draw_boxes(uniforms[:, :BOX_DRAWS], size, area=area, aspect=config.aspect)
+        return ViewDraws(boxes=boxes, flip=uniforms[:, BOX_DRAWS] < config.flip, policy=uniforms[:, BOX_DRAWS + 1 :])
+
+    def make(self, canvas: Tensor, draws: list[ViewDraws], side: int) -> Tensor:
+        """Cut views of one size and apply the policy, in one batched call.
+
+        Args:
+            canvas: (B, 3, H, W) uint8.
+            draws: of V views.
+
+        Returns:
+            (V * B, 3, side, side) in [0, 1], view-major.
+        """
+        source = torch.arange(len(canvas)).repeat(len(draws))
+        boxes = torch.from_numpy(np.concatenate([d.boxes for d in draws]))
+        flip = torch.from_numpy(np.concatenate([d.flip for d in draws]))
+        crops = crop(canvas, source, boxes, flip, size=side)
+        return apply_policy(crops, self.operations, np.concatenate([d.policy for d in draws]))
+
+    @torch.no_grad()
+    def __call__(self, canvas: Tensor, size: Tensor, epoch: np.ndarray, position: np.ndarray) -> tuple[Tensor, Tensor]:
+        """All views of a batch, normalized.
+
+        Args:
+            canvas: (B, 3, H, W) uint8 on the device.
+            size: (B, 2) true heights and widths, on the CPU.
+            epoch, position: (B,) where each photograph stands in the sample order.
+
+        Returns:
+            globals (2B, 3, S, S) and locals (L*B, 3, s, s), float32, view-major: row v * B + b.
+        """
+        config, sizes = self.config, size.numpy()
+        views = [self.draw(sizes, epoch, position, v) for v in range(GLOBAL_VIEWS + config.local_views)]
+        globals_ = self.make(canvas, views[:GLOBAL_VIEWS], config.global_size)
+        if not config.local_views:
+            return self.normalize(globals_), globals_.new_empty((0, 3, config.local_size, config.local_size))
+        locals_ = self.make(canvas, views[GLOBAL_VIEWS:], config.local_size)
+        return self.normalize(globals_), self.normalize(locals_)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """(n, 3, H, W) in [0, 1] -> zero mean and unit deviation under the data's statistics; in place."""
+        return images.sub_(self.mean).div_(self.std)
+
+
+def contiguous_runs(epoch: np.ndarray, position: np.ndarray) -> list[tuple[int, int, int]]:
+    """Cut positions into runs of one epoch that go up by one: (epoch, first position, count)."""
+    breaks = np.flatnonzero((np.diff(epoch) != 0) | (np.diff(position) != 1)) + 1
+    parts = zip(np.split(epoch, breaks), np.split(position, breaks), strict=True)
+    return [(int(e[0]), int(p[0]), len(p)) for e, p in parts]

@@ -1,0 +1,113 @@
+"""Loading a backbone by any name: a run, a folder, a file, hf-hub:NAME, a timm model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.data
+import torch
+from torch import nn
+
+from umbel.backbones.folder import ModelCard
+from umbel.config import nearest
+from umbel.run import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A backbone, in eval mode, ready for features."""
+
+    model: nn.Module
+    """(B, 3, H, W) -> (B, dim); `model.forward_features` gives the tokens."""
+    transform: Callable[[Any], torch.Tensor]
+    """A PIL image -> (3, H, W), as the backbone was evaluated."""
+    dim: int
+    """C, width of a feature."""
+    patch: int | None
+    """Side of a patch in pixels; None for a network without patches."""
+    source: str
+    """What was loaded, in words."""
+    card: ModelCard
+    """How timm builds it and prepares its images."""
+
+
+def load(name: str | Path, *, any_size: bool = False) -> Backbone:
+    """Load a backbone.
+
+    Args:
+        name: a run folder of `umbel pretrain` (its newest checkpoint), a folder with config.json and
+            model.safetensors, that model.safetensors itself, hf-hub:NAME, or a name of timm's (pretrained weights).
+        any_size: let a ViT take images of any size, by interpolating its positions.
+
+    Raises:
+        UserError: nothing of that name, or files that do not fit together.
+    """
+    text = str(name)
+    path = Path(text)
+    if path.exists():
+        folder = find_folder(path)
+        return _create(f"local-dir:{folder}", f"folder {folder}", any_size)
+    architecture = text.split(".")[0]
+    if not text.startswith("hf-hub:") and not timm.is_model(architecture):
+        close = nearest(architecture, timm.list_models())
+        raise UserError(
+            f"backbone '{text}' is neither a file or folder here, nor hf-hub:NAME, nor a name of timm's{close or '.'}"
+        )
+    return _create(text, text, any_size)
+
+
+def find_folder(path: Path) -> Path:
+    """The timm folder that a path stands for: itself, a file's folder, or a run's newest checkpoint.
+
+    Raises:
+        UserError: it stands for none.
+    """
+    if path.is_file():
+        if path.name == "model.safetensors" and (path.parent / "config.json").is_file():
+            return path.parent
+        raise UserError(f"{path}: a backbone file must be called model.safetensors and have its config.json beside it.")
+    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+        return path
+    checkpoints = sorted((path / "checkpoints").glob("step-*/backbone/config.json"))
+    if checkpoints:
+        return checkpoints[-1].parent
+    if (path / "config.yaml").is_file():
+        raise UserError(f"run {path} has no checkpoint yet: let it train on.")
+    raise UserError(f"{path} is neither a run nor a folder with config.json and model.safetensors.")
+
+
+def _create(name: str, source: str, any_size: bool) -> Backbone:
+    # A ViT of ours has dynamic_img_size in its config.json; other models may not know the argument.
+    arguments = {"dynamic_img_size": True} if any_size else {}
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0, **arguments)
+    except (RuntimeError, KeyError, json.JSONDecodeError, TypeError) as error:
+        raise UserError(f"backbone {source} cannot be loaded: {' '.join(str(error).split())[:300]}.") from error
+    except OSError as error:
+        raise UserError(f"the weights of backbone {source} cannot be had here ({type(error).__name__}).") from error
+    model.eval()
+    data = timm.data.resolve_model_data_config(model)
+    patch_embed = getattr(model, "patch_embed", None)
+    patch = getattr(patch_embed, "patch_size", None)
+    card = ModelCard(
+        architecture=model.pretrained_cfg["architecture"],
+        arguments=dict(getattr(model, "_model_args", {})),
+        image_size=int(data["input_size"][-1]),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        num_features=int(model.num_features),
+        global_pool=str(getattr(model, "global_pool", "token")),
+    )
+    return Backbone(
+        model=model,
+        transform=timm.data.create_transform(**data, is_training=False),
+        dim=int(model.num_features),
+        patch=None if patch is None else int(patch[0] if isinstance(patch, tuple) else patch),
+        source=source,
+        card=card,
+    )

@@ -1,0 +1,108 @@
+"""The command `umbel`: a table from names to functions.
+
+Help is listed from the strings here, so that it answers at once; a command's module (and torch) is imported only when
+the command is asked for. A command's configuration is the annotation of its function's argument `config`.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+import traceback
+import typing
+from collections.abc import Sequence
+
+from umbel import __version__
+from umbel.run import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UmbelError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "shards make folder": ("umbel.data.make:make_folder", "Make shards from a folder of photographs"),
+    "shards make synthetic": ("umbel.data.make:make_synthetic", "Make shards of synthetic plants"),
+    "shards check": ("umbel.data.check:check", "Read every sample of a set of shards and verify its index"),
+    "views": ("umbel.evaluation.views:run", "Draw a sheet of photographs and their augmented views"),
+    "pretrain": ("umbel.ssl.pretrain:run", "Pretrain a backbone on photographs without labels (SimDINOv2)"),
+    "export": ("umbel.backbones.export:run", "Export a run's backbone as a folder that timm loads"),
+    "doctor": ("umbel.doctor:run", "Say what this machine has and what Umbel will use of it"),
+}
+
+_USER_ERRNO = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EDQUOT}
+
+
+def usage(prefix: str = "") -> str:
+    """The list of commands that begin with `prefix`."""
+    rows = {name: text for name, (_, text) in COMMANDS.items() if f"{name} ".startswith(prefix)}
+    width = max(map(len, rows))
+    lines = [
+        f"usage: umbel {prefix}COMMAND ...",
+        "",
+        "Umbel: vision backbones for plants, pretrained without labels.",
+        "",
+    ]
+    lines += [f"  {name:<{width}}  {text}" for name, text in rows.items()]
+    lines += ["", "`umbel COMMAND --help` lists a command's options; `umbel --version` prints the version."]
+    return "\n".join(lines)
+
+
+def find(arguments: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The command that the first words name, and the arguments behind it."""
+    for length in (3, 2, 1):
+        name = " ".join(arguments[:length])
+        if name in COMMANDS:
+            return name, list(arguments[length:])
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code (umbel.run has their meanings)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) in (["--version"], ["-V"]):
+        print(f"umbel {__version__}")
+        return EXIT_DONE
+    found = find(arguments)
+    if found is None:
+        return _not_a_command(arguments)
+    name, rest = found
+    target, help_line = COMMANDS[name]
+    try:
+        module_name, function_name = target.split(":")
+        function = getattr(importlib.import_module(module_name), function_name)
+        from umbel import config
+
+        function(config.parse(typing.get_type_hints(function)["config"], rest, prog=f"umbel {name}", help=help_line))
+    except UmbelError as error:
+        print(f"umbel: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("umbel: interrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno not in _USER_ERRNO:
+            traceback.print_exc()
+            return EXIT_BUG
+        print(f"umbel: {error.filename or 'a file'}: {error.strerror}.", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return EXIT_DONE
+
+
+def _not_a_command(arguments: Sequence[str]) -> int:
+    """Answer a call for help, or say which command was meant."""
+    asked = [word for word in arguments if word not in ("-h", "--help")]
+    prefix = "".join(f"{word} " for word in asked)
+    if any(name.startswith(prefix) for name in COMMANDS) and (len(asked) < len(arguments) or not asked):
+        print(usage(prefix))
+        return EXIT_DONE
+    from umbel.config import nearest
+
+    if any(name.startswith(prefix) for name in COMMANDS):
+        below = ", ".join(name for name in COMMANDS if name.startswith(prefix))
+        print(f"umbel: '{prefix.strip()}' is not a whole command; there are: {below}.", file=sys.stderr)
+    else:
+        words = " ".join(word for word in asked if not word.startswith("-"))
+        hint = nearest(words, COMMANDS) or "; `umbel --help` lists the commands."
+        print(f"umbel: '{words}' is not a command{hint}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""The index of a set of shards: which samples there are, and the byte offset and length of every member.
+
+A folder that Umbel writes has `index.json` and `members.npy`; for shards from elsewhere the same is computed on first
+use and kept in the user's cache, never beside their files. With it, any sample is one seek (POSIX pread).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from braceexpand import braceexpand
+
+from umbel.run import Bar, UserError, read_json, write_atomic
+
+SHARD_NAME = re.compile(r"(?P<split>[A-Za-z][A-Za-z0-9_]*)-(?P<number>\d{6,})\.tar")
+PRETRAINING_SPLITS = ("train", "unlabeled")
+MEMBER = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("label", "<i4"),  # -1: none
+        ("jpg_offset", "<i8"),
+        ("jpg_bytes", "<i8"),
+        ("json_offset", "<i8"),
+        ("json_bytes", "<i8"),  # 0: none
+        ("txt_offset", "<i8"),
+        ("txt_bytes", "<i8"),  # 0: none
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar file of samples."""
+
+    path: Path
+    split: str
+    count: int
+    bytes: int
+    sha256: str | None
+    """Hash of the file; None where the index was computed here (`umbel shards check` hashes)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSet:
+    """Shards and their members, in shard order; sample i is row i of `members` and `keys`."""
+
+    shards: tuple[Shard, ...]
+    members: np.ndarray  # (N,) of MEMBER
+    keys: np.ndarray  # (N,) of fixed-width UTF-8 bytes
+    classes: tuple[str, ...]
+    """Line n of classes.txt names label n; empty without labels."""
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def key(self, sample: int) -> str:
+        """The key of a sample: its members' common name."""
+        return bytes(self.keys[sample]).decode()
+
+    def fingerprint(self) -> str:
+        """A hash of what the set contains (keys and sizes in order), wherever it lies."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.members["jpg_bytes"]).tobytes())
+        digest.update(b"\n".join(bytes(key) for key in self.keys))
+        return digest.hexdigest()[:16]
+
+    def select(self, splits: Sequence[str]) -> ShardSet:
+        """The shards of some splits.
+
+        Raises:
+            UserError: there are none.
+        """
+        chosen = [number for number, shard in enumerate(self.shards) if shard.split in splits]
+        if not chosen:
+            there = ", ".join(sorted({shard.split for shard in self.shards}))
+            raise UserError(f"no shard is of split {' or '.join(splits)}; there are: {there}.")
+        renumber = np.full(len(self.shards), -1, dtype=np.int64)
+        renumber[chosen] = np.arange(len(chosen))
+        keep = renumber[self.members["shard"]] >= 0
+        members = self.members[keep].copy()
+        members["shard"] = renumber[members["shard"]]
+        shards = tuple(self.shards[number] for number in chosen)
+        return ShardSet(shards=shards, members=members, keys=self.keys[keep], classes=self.classes)
+
+
+def split_of(path: Path) -> str:
+    """The split that a shard's name tells (`unlabelled` is read as `unlabeled`).
+
+    Raises:
+        UserError: the name is not `<split>-NNNNNN.tar`.
+    """
+    match = SHARD_NAME.fullmatch(path.name)
+    if match is None:
+        raise UserError(f"shard {path} must be named <split>-NNNNNN.tar, for example train-000000.tar.")
+    split = match["split"]
+    return "unlabeled" if split == "unlabelled" else split
+
+
+def find_shards(data: str) -> list[Path]:
+    """The tar files that DATA names: a folder, one file, or a brace pattern; [] if it names none."""
+    path = Path(data)
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if SHARD_NAME.fullmatch(file.name))
+    if path.suffix == ".tar" or "{" in data:
+        paths = [Path(name) for name in braceexpand(data)]
+        missing = [str(name) for name in paths if not name.is_file()]
+        if missing:
+            raise UserError(f"{missing[0]}: there is no such shard.")
+        return paths
+    return []
+
+
+def open_shards(data: str) -> ShardSet:
+    """Open a set of shards through its index, which is computed where it is missing.
+
+    Raises:
+        UserError: no shards, a shard that is cut off or differs from its index, labels without a class name.
+    """
+    paths = find_shards(data)
+    if not paths:
+        raise UserError(f"{data}: there are no shards (<split>-NNNNNN.tar) here.")
+    for path in paths:
+        split_of(path)
+    folder = paths[0].parent
+    if (folder / "index.json").is_file():
+        return _read_index(folder, paths)
+    cache = _cache_folder(paths)
+    if not (cache / "index.json").is_file():
+        write_index(cache, [scan_shard(path) for path in _with_bar(paths)], classes=read_classes(folder))
+    return _read_index(cache, paths)
+
+
+def read_classes(folder: Path) -> tuple[str, ...]:
+    """The class names of a folder of shards; () where it has no classes.txt."""
+    path = folder / "classes.txt"
+    return tuple(path.read_text().splitlines()) if path.is_file() else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScannedShard:
+    """A shard with the members found in it."""
+
+    shard: Shard
+    members: np.ndarray  # (n,) of MEMBER
+    keys: list[bytes]
+
+
+def scan_shard(path: Path, sha256: str | None = None) -> ScannedShard:
+    """Read the headers of a tar file.
+
+    Raises:
+        UserError: cut off in the middle, not a tar file, or a sample without a photograph.
+    """
+    size = path.stat().st_size
+    samples: dict[bytes, np.ndarray] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                if member.offset_data + member.size > size:
+                    raise tarfile.ReadError("unexpected end of data")
+                _add_member(samples, member, tar)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(
+            f"shard {path} is cut off or not a tar file after {len(samples)} samples ({error}): make or fetch it again."
+        ) from error
+    for key, row in samples.items():
+        if row["jpg_bytes"] == 0:
+            raise UserError(f"shard {path}: sample '{key.decode()}' has no photograph ({key.decode()}.jpg).")
+    members = np.concatenate(list(samples.values())) if samples else np.empty(0, MEMBER)
+    shard = Shard(path=path, split=split_of(path), count=len(members), bytes=size, sha256=sha256)
+    return ScannedShard(shard=shard, members=members, keys=list(samples))
+
+
+def _add_member(samples: dict[bytes, np.ndarray], member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+    """Enter one member into its sample's row; members of other kinds are passed over."""
+    folder, _, name = member.name.rpartition("/")
+    stem, _, kind = name.partition(".")
+    key = (f"{folder}/{stem}" if folder else stem).encode()
+    kind = {"jpeg": "jpg"}.get(kind.lower(), kind.lower())
+    if kind not in ("jpg", "json", "txt", "cls"):
+        return
+    row = samples.get(key)
+    if row is None:
+        row = samples[key] = np.zeros(1, MEMBER)
+        row["label"] = -1
+    if kind == "cls":
+        file = tar.extractfile(member)
+        text = b"" if file is None else file.read(32)
+        try:
+            row["label"] = int(text)
+        except ValueError as error:
+            raise tarfile.ReadError(f"{member.name} holds {text!r}, not a class number") from error
+    else:
+        row[f"{kind}_offset"], row[f"{kind}_bytes"] = member.offset_data, member.size
+
+
+def write_index(folder: Path, scanned: Iterable[ScannedShard], classes: Sequence[str]) -> None:
+    """Write members.npy, then index.json, each atomically; the index is valid once index.json is there."""
+    scanned = list(scanned)
+    folder.mkdir(parents=True, exist_ok=True)
+    members = np.concatenate([s.members for s in scanned]) if scanned else np.empty(0, MEMBER)
+    members["shard"] = np.repeat(np.arange(len(scanned)), [len(s.members) for s in scanned])
+    keys = np.array([key for s in scanned for key in s.keys], dtype=np.bytes_)
+    for name, array in (("members.npy", members), ("keys.npy", keys)):
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        write_atomic(folder / name, buffer.getvalue())
+    splits: dict[str, int] = {}
+    for s in scanned:
+        splits[s.shard.split] = splits.get(s.shard.split, 0) + s.shard.count
+    shards = [
+        {"name": s.shard.path.name, "split": s.shard.split, "count": s.shard.count}
+        | {"bytes": s.shard.bytes, "sha256": s.shard.sha256}
+        for s in scanned
+    ]
+    index = {"format": 1, "splits": splits, "classes": list(classes), "shards": shards}
+    write_atomic(folder / "index.json", json.dumps(index, indent=1) + "\n")
+
+
+def _read_index(folder: Path, paths: Sequence[Path]) -> ShardSet:
+    """Read an index and check it against the files' sizes."""
+    index = read_json(folder / "index.json", "the index")
+    rows = {row["name"]: (number, row) for number, row in enumerate(index["shards"])}
+    members = np.load(folder / "members.npy", allow_pickle=False)
+    keys = np.load(folder / "keys.npy", allow_pickle=False)
+    shards, order = [], []
+    for path in paths:
+        if path.name not in rows:
+            raise UserError(f"shard {path} is not in {folder / 'index.json'}: move it elsewhere, or delete the index.")
+        number, row = rows[path.name]
+        size = path.stat().st_size
+        if size != row["bytes"]:
+            state = "cut off" if size < row["bytes"] else "longer than it was"
+            raise UserError(f"shard {path} is {state}: {size} bytes, where its index has {row['bytes']}.")
+        fields = {name: row[name] for name in ("split", "count", "bytes", "sha256")}
+        shards.append(Shard(path=path, **fields))
+        order.append(number)
+    lacking = set(rows) - {path.name for path in paths}
+    if lacking and (folder == paths[0].parent) and len(paths) == len(find_shards(str(folder))):
+        raise UserError(f"shard {folder / min(lacking)} is missing; {folder / 'index.json'} lists it.")
+    starts = np.concatenate([[0], np.cumsum([row["count"] for _, row in rows.values()])])
+    picked = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in order]).astype(np.int64)
+    members = members[picked]
+    members["shard"] = np.repeat(np.arange(len(shards)), [shard.count for shard in shards])
+    return ShardSet(shards=tuple(shards), members=members, keys=keys[picked], classes=tuple(index["classes"]))
+
+
+def _cache_folder(paths: Sequence[Path]) -> Path:
+    """Where the index of shards from elsewhere is kept; another place as soon as a file changes."""
+    state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "umbel" / "index" / hashlib.sha256(repr(state).encode()).hexdigest()[:24]
+
+
+def _with_bar(paths: Sequence[Path]) -> Iterable[Path]:
+    """Show progress over the paths; a first look at many shards takes a while."""
+    with Bar("indexing shards", len(paths)) as bar:
+        for path in paths:
+            yield path
+            bar.advance()

@@ -1,0 +1,68 @@
+"""`umbel doctor`: what this machine has, and what Umbel will use of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from umbel import __version__
+from umbel.machine import GIB, choose_device, choose_precision, choose_workers, device_memory, matmul_rate
+from umbel.run import processors
+from umbel.run_folder import LIBRARIES
+
+EXTRAS = {
+    "search": "faiss",
+    "lora": "peft",
+    "text": "open_clip",
+    "onnx": "onnxruntime",
+    "tensorboard": "tensorboard",
+    "serve": "starlette",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Say what this machine has and what Umbel will use of it."""
+
+    json: bool = False
+    """Print JSON."""
+
+
+def run(config: DoctorConfig) -> None:
+    """Print versions, device, precision, speed, memory, disk and what is installed beside."""
+    facts = examine()
+    if config.json:
+        print(json.dumps(facts, indent=1))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def examine() -> dict[str, Any]:
+    """The facts, by name."""
+    device = choose_device("auto")
+    precision = choose_precision("auto", device.value)
+    workers = choose_workers(-1, 1)
+    facts: dict[str, Any] = {"umbel": __version__, "python": platform.python_version(), "system": platform.platform()}
+    facts |= {name: version(name) for name in LIBRARIES}
+    facts |= {
+        "device": f"{device.value}: {device.reason}",
+        "precision": f"{precision.value}: {precision.reason}",
+        "processors": processors(),
+        "memory": f"{device_memory('cpu') / GIB:.1f} GiB",
+        "disk here": f"{shutil.disk_usage(Path.cwd()).free / GIB:.0f} GiB free",
+        "data workers": f"{workers.value}: {workers.reason}",
+        "matrix products": f"{matmul_rate(device.value, precision.value) / 1e9:,.0f} GFLOP/s in {precision.value}",
+        "SLURM": "sbatch is here" if shutil.which("sbatch") else "no sbatch here",
+    }
+    for extra, module in EXTRAS.items():
+        found = importlib.util.find_spec(module) is not None
+        facts[f"extra {extra}"] = "installed" if found else f"not installed: pip install 'umbel[{extra}]'"
+    return facts

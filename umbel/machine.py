@@ -1,0 +1,97 @@
+"""What this machine has, and what Umbel uses of it: each choice comes with its reason."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+import torch
+
+from umbel.run import UserError, processors
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+PrecisionChoice = Literal["auto", "float32", "bf16"]
+GIB = 1024**3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A value chosen automatically, and why."""
+
+    value: str
+    reason: str
+
+
+def choose_device(asked: DeviceChoice) -> Choice:
+    """cpu or cuda.
+
+    Raises:
+        UserError: cuda is asked for and not there.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no CUDA device that torch can use; leave it out or say cpu.")
+    if asked != "auto":
+        return Choice(value=asked, reason="as asked")
+    if torch.cuda.is_available():
+        return Choice(value="cuda", reason=f"{torch.cuda.get_device_name(0)}, {device_memory('cuda') / GIB:.0f} GiB")
+    return Choice(value="cpu", reason=f"no CUDA device; {processors()} processors")
+
+
+def device_memory(device: str) -> int:
+    """Bytes of the GPU's memory, or of the machine's."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return int(psutil.virtual_memory().total)
+
+
+def choose_precision(asked: PrecisionChoice, device: str) -> Choice:
+    """bf16 where the processor or GPU computes in it, float32 elsewhere."""
+    if asked != "auto":
+        return Choice(value=asked, reason="as asked")
+    if device == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice(value="bf16", reason="the GPU computes in bf16")
+        return Choice(value="float32", reason="the GPU has no bf16")
+    if cpu_has_bf16():
+        return Choice(value="bf16", reason="the processor has AVX-512 BF16 or AMX")
+    return Choice(value="float32", reason="the processor has neither AVX-512 BF16 nor AMX: bf16 would be slower")
+
+
+def cpu_has_bf16() -> bool:
+    """Whether matrix products in bf16 are native to this processor."""
+    # torch keeps these questions under a leading underscore; absent ones count as no.
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name)()) for name in names if hasattr(torch.cpu, name))
+
+
+def choose_workers(asked: int, ranks_here: int) -> Choice:
+    """Decoding processes for each rank on this machine."""
+    if asked >= 0:
+        return Choice(value=str(asked), reason="as asked")
+    count = max(1, min(processors() // max(ranks_here, 1) - 1, 12))
+    return Choice(value=str(count), reason=f"{processors()} processors, {ranks_here} training process(es) here")
+
+
+def matmul_rate(device: str, precision: str) -> float:
+    """Floating-point operations a second of a matrix product as large as a transformer's, measured for 0.2 s."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    side = 4096 if device == "cuda" else 1024
+    a = torch.randn(side, side, dtype=dtype, device=device)
+    done, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < 0.2:
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        done += 1
+    return 2.0 * side**3 * done / elapsed
+
+
+def peak_memory(device: str) -> int:
+    """Greatest memory use so far in bytes: of the GPU, or of this process (resident set)."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,126 @@
+"""A run's folder: resolved configuration, provenance, metrics as JSON lines, one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from umbel import __version__, config
+from umbel.run import UserError, move_aside, rank, read_json, write_atomic
+
+LIBRARIES = ("torch", "torchvision", "timm", "kornia", "webdataset", "accelerate", "numpy")
+
+
+class RunFolder:
+    """config.yaml, run.json, metrics.jsonl and checkpoints of a run; made or continued by `open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    @classmethod
+    def open(cls, path: Path, resolved: Any, command: str, *, ignore: Sequence[str], force: bool) -> RunFolder:
+        """Make the folder, or continue it if its configuration is the same.
+
+        Args:
+            ignore: dotted names of settings that may differ (paths, launching).
+            force: move a folder that holds something else aside.
+
+        Raises:
+            UserError: the folder holds something else, another configuration, or a running process.
+        """
+        run = cls(path)
+        if rank() != 0:
+            return run
+        difference = run._difference(resolved, command, ignore)
+        if difference and force:
+            move_aside(path)
+        elif difference:
+            raise UserError(f"{path} {difference}: choose another --out, or --force to move it aside.")
+        path.mkdir(parents=True, exist_ok=True)
+        run._lock()
+        if not (path / "config.yaml").exists():
+            write_atomic(path / "config.yaml", config.write_recipe(resolved, command))
+        return run
+
+    def _difference(self, resolved: Any, command: str, ignore: Sequence[str]) -> str | None:
+        """Why the folder cannot be continued with a configuration, or None."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return None
+        if not (self.path / "config.yaml").is_file():
+            # A process that died between mkdir and the configuration leaves the lock alone behind.
+            strangers = self.path.is_file() or any(p.name != ".lock" for p in self.path.iterdir())
+            return "holds other files than a run's" if strangers else None
+        there = config.read_recipe(str(self.path / "config.yaml"), command)
+        found = config.first_difference(there, config.to_values(resolved), ignore)
+        return f"is a run with another configuration ({found})" if found else None
+
+    def previous(self, command: str) -> dict[str, Any] | None:
+        """The values of the configuration that the folder was begun with, or None."""
+        file = self.path / "config.yaml"
+        return config.read_recipe(str(file), command) if file.is_file() else None
+
+    def _lock(self) -> None:
+        """Keep other processes out for as long as this one lives."""
+        self._lock_file = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"{self.path} is in use by another process: wait for it, or choose another --out."
+            ) from error
+
+    def note_start(self, step: int, **facts: Any) -> None:
+        """Add this start to run.json: when, from which step, with which command and libraries.
+
+        Facts that a run keeps for life (`data`) must be the same at every start.
+
+        Raises:
+            UserError: a lasting fact differs.
+        """
+        if rank() != 0:
+            return
+        file = self.path / "run.json"
+        told: dict[str, Any] = {"format": 1, "lasting": facts, "starts": []}
+        if file.exists():
+            told = read_json(file, "the run's record")
+        if told["lasting"] != facts:
+            raise UserError(
+                f"{self.path} was begun with {told['lasting']}, and now there is {facts}: choose another --out."
+            )
+        libraries = {name: version(name) for name in LIBRARIES}
+        told["starts"].append(
+            {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": step, "command": sys.argv, "umbel": __version__}
+            | {"python": platform.python_version(), "system": platform.platform(), "libraries": libraries}
+        )
+        write_atomic(file, json.dumps(told, indent=1) + "\n")
+
+    def log(self, name: str, row: dict[str, Any]) -> None:
+        """Append a line to `<name>.jsonl`; one write, so that lines of several processes stay whole."""
+        with (self.path / f"{name}.jsonl").open("a") as file:
+            file.write(json.dumps(row, allow_nan=True) + "\n")
+
+    def read_log(self, name: str) -> list[dict[str, Any]]:
+        """The lines of `<name>.jsonl`; a last line that was cut off is passed over."""
+        file = self.path / f"{name}.jsonl"
+        rows = []
+        for line in file.read_text().splitlines() if file.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def cut_back(self, name: str, step: int) -> None:
+        """Drop lines of steps that no checkpoint holds, so that no step stands twice after a restart."""
+        file = self.path / f"{name}.jsonl"
+        if rank() == 0 and file.exists():
+            kept = [row for row in self.read_log(name) if row["step"] <= step]
+            write_atomic(file, "".join(json.dumps(row) + "\n" for row in kept))

@@ -1,0 +1,100 @@
+"""A run's checkpoints: atomic folders with everything to continue, and the teacher's backbone for timm beside it.
+
+checkpoints/step-00000500/training.pt              student, teacher, optimizer, step
+checkpoints/step-00000500/backbone/                config.json, model.safetensors: the teacher, loadable by timm alone
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from umbel.backbones.folder import ModelCard, write_timm_folder
+from umbel.run import UserError, atomic_folder
+from umbel.ssl.network import Network
+
+FORMAT = 1
+
+
+def save_checkpoint(
+    folder: Path, *, step: int, student: Network, teacher: Network, optimizer: torch.optim.Optimizer, card: ModelCard
+) -> Path:
+    """Write the checkpoint of `step` completed steps; it appears whole or not at all.
+
+    Raises:
+        UserError: it cannot be written (a full disk); earlier checkpoints are untouched.
+    """
+    path = folder / f"step-{step:08d}"
+    if path.exists():
+        return path
+    state = {
+        "format": FORMAT,
+        "step": step,
+        "student": student.state_dict(),
+        "teacher": teacher.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    try:
+        with atomic_folder(path) as beside:
+            torch.save(state, beside / "training.pt")
+            write_timm_folder(beside / "backbone", teacher.backbone.state_dict(), card)
+    except (OSError, RuntimeError) as error:
+        # torch and safetensors report a full disk each in their own exception.
+        before = latest_checkpoint(folder)
+        kept = f"the last good one is {before}" if before else "there is no earlier one"
+        raise UserError(
+            f"checkpoint {path} could not be written ({' '.join(str(error).split())[:160]}); {kept}."
+        ) from error
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "training.pt").is_file())
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint, or None."""
+    return next(reversed(list_checkpoints(folder)), None)
+
+
+def load_checkpoint(
+    path: Path, *, student: Network, teacher: Network, optimizer: torch.optim.Optimizer, device: torch.device
+) -> int:
+    """Restore a checkpoint and return the number of completed steps.
+
+    Raises:
+        UserError: unreadable, of a newer format, or of another network.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path / "training.pt", map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(
+            f"checkpoint {path} cannot be read ({error}): remove its folder to continue from the one before."
+        ) from error
+    if state.get("format") != FORMAT:
+        raise UserError(
+            f"checkpoint {path} has format {state.get('format')}; this Umbel reads {FORMAT}: upgrade Umbel."
+        )
+    try:
+        student.load_state_dict(state["student"])
+        teacher.load_state_dict(state["teacher"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"checkpoint {path} is of another network: {' '.join(str(error).split())[:200]}.") from error
+    return int(state["step"])
+
+
+def remove_old(folder: Path, *, keep_last: int, keep_every: int) -> None:
+    """Remove all but the newest `keep_last` checkpoints and those of every `keep_every`-th step (0: none)."""
+    for path in list_checkpoints(folder)[:-keep_last]:
+        step = int(path.name.removeprefix("step-"))
+        if keep_every and step % keep_every == 0:
+            continue
+        # Renamed first: a checkpoint that is half removed must not look like one.
+        doomed = path.with_name(f".{path.name}.removed")
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)

@@ -1,0 +1,100 @@
+"""`umbel pretrain DATA --out RUN`: from photographs to a backbone that timm loads."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD
+from umbel.backbones import load
+from umbel.backbones.build import build, model_arguments
+from umbel.backbones.folder import ModelCard
+from umbel.data.index import PRETRAINING_SPLITS, ShardSet, find_shards, open_shards
+from umbel.data.make import MakeFolderConfig, make_folder
+from umbel.machine import choose_device, choose_precision
+from umbel.run import UserError, say
+from umbel.run_folder import RunFolder
+from umbel.ssl.network import check_backbone
+from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
+from umbel.ssl.recipe_choice import FEW_PHOTOGRAPHS, count_photographs
+from umbel.ssl.train import train
+
+
+def run(config: PretrainConfig) -> None:
+    """Make shards where DATA is a folder of photographs, then train, or continue.
+
+    Raises:
+        UmbelError: see `umbel.ssl.train.train`; and every fault of DATA or the configuration.
+    """
+    count = count_photographs(config.data)
+    config = resolve(config)
+    if config.init is None and count < FEW_PHOTOGRAPHS:
+        say(f"{count:,} photographs are few to start from nothing: --init with pretrained weights serves them better.")
+    torch.manual_seed(config.seed)
+    backbone, card = first_backbone(config)
+    folder = RunFolder.open(config.out, config, "pretrain", ignore=NOT_COMPARED, force=config.force)
+    shards = pretraining_shards(config, folder)
+    last = train(config, folder, shards, backbone, card)
+    say(f"done: {last / 'backbone'} (timm folder); `umbel export {config.out}` copies and tests it.")
+
+
+def resolve(config: PretrainConfig) -> PretrainConfig:
+    """Replace every `auto` by what it stands for here, or stood for when the run was begun."""
+    device = choose_device(config.device)
+    say(f"device {device.value}: {device.reason}.")
+    begun = None if config.force else RunFolder(config.out).previous("pretrain")
+    asked = config.train.precision
+    if asked == "auto" and begun is not None:
+        asked = begun["train"]["precision"]
+        say(f"precision {asked}: as {config.out} was begun.")
+    else:
+        precision = choose_precision(asked, device.value)
+        asked = precision.value  # type: ignore[assignment]
+        say(f"precision {precision.value}: {precision.reason}.")
+    train_config = dataclasses.replace(config.train, precision=asked)
+    return dataclasses.replace(config, device=device.value, train=train_config)  # type: ignore[arg-type]
+
+
+def first_backbone(config: PretrainConfig) -> tuple[Any, ModelCard]:
+    """The backbone that training starts from, and how timm builds it.
+
+    A pretrained backbone keeps its own mean and deviation: its weights expect them.
+    """
+    size = config.views.global_size
+    if config.init is None:
+        backbone: Any = build(config.backbone, size)
+        name, arguments = config.backbone.name, model_arguments(config.backbone, size)
+        mean, std = INAT_PLANTAE_MEAN, INAT_PLANTAE_STD
+    else:
+        loaded = load(config.init, any_size=True)
+        backbone, name, arguments = loaded.model, loaded.card.architecture, loaded.card.arguments
+        mean, std = loaded.card.mean, loaded.card.std  # type: ignore[assignment]
+        say(f"starting from {loaded.source}; its mean {mean} and deviation {std} are kept.")
+    check_backbone(backbone, config.init or name, config.optim.drop_path)
+    patch = backbone.patch_embed.patch_size[0]
+    for view, side in (("global", size), ("local", config.views.local_size)):
+        if side % patch:
+            raise UserError(f"views.{view}_size {side} is not a multiple of the backbone's patch of {patch} px.")
+    card = ModelCard(
+        architecture=name,
+        arguments=arguments,
+        image_size=size,
+        mean=mean,
+        std=std,
+        num_features=backbone.num_features,
+        global_pool=str(arguments.get("global_pool", "token")),
+    )
+    return backbone, card
+
+
+def pretraining_shards(config: PretrainConfig, folder: RunFolder) -> ShardSet:
+    """Open DATA's train and unlabeled shards; a folder of photographs is made into shards in the run folder first."""
+    data = config.data
+    if not find_shards(data):
+        out = folder.path / "shards"
+        make_folder(MakeFolderConfig(data=Path(data), out=out, max_bad=config.reader.max_bad, seed=config.seed))
+        data = str(out)
+    return open_shards(data).select(PRETRAINING_SPLITS)

@@ -1,0 +1,98 @@
+"""Which recipe fits: by the number of photographs and the memory, with the reason and an estimate of the time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from umbel.config import read_recipe
+from umbel.data.folder import read_folder
+from umbel.data.index import PRETRAINING_SPLITS, find_shards, open_shards
+from umbel.machine import GIB, choose_device, device_memory, matmul_rate
+from umbel.run import UserError, duration, say
+from umbel.ssl.network import Network
+
+if TYPE_CHECKING:
+    from umbel.ssl.pretrain_config import PretrainConfig
+
+FEW_PHOTOGRAPHS = 50_000
+# Measured share of the matrix-product rate that a whole training step reaches.
+STEP_EFFICIENCY = {"cpu": 0.35, "cuda": 0.25}
+
+
+def count_photographs(data: str) -> int:
+    """Photographs that DATA holds for pretraining.
+
+    Raises:
+        UserError: DATA is neither photographs nor shards.
+    """
+    if "://" in data:
+        raise UserError(f"{data}: shards are read from local disks; fetch them first.")
+    if find_shards(data):
+        return len(open_shards(data).select(PRETRAINING_SPLITS))
+    splits = read_folder(Path(data), "train").splits
+    count = sum(len(splits.get(split, ())) for split in PRETRAINING_SPLITS)
+    if count == 0:
+        raise UserError(f"{data} has photographs of {', '.join(splits)} only; pretraining reads train and unlabeled.")
+    return count
+
+
+def choose_recipe(config: PretrainConfig) -> str:
+    """The recipe's name; prints the choice and its reason where it was left to us."""
+    if config.recipe != "auto":
+        return config.recipe
+    begun = config.out / "config.yaml"
+    if begun.is_file() and not config.force:
+        name = str(read_recipe(str(begun), "pretrain").get("recipe", "auto"))
+        say(f"recipe {name}: {config.out} was begun with it.")
+        return name
+    count = count_photographs(config.data)
+    device = choose_device(config.device).value
+    memory = device_memory(device) / GIB
+    if device == "cpu":
+        name, why = "small-cpu", f"no GPU is used, so a small ViT ({count:,} photographs)"
+    elif count >= 500_000 and memory >= 40:
+        name, why = "vitb16", f"{count:,} photographs feed a ViT-B, and {memory:.0f} GiB hold it"
+    else:
+        reason = f"{count:,} photographs" if count < 500_000 else f"{memory:.0f} GiB of GPU memory"
+        name, why = "vits16", f"{reason}: a ViT-S"
+    say(f"recipe {name}: {why}.")
+    return name
+
+
+def step_operations(network: Network, config: PretrainConfig) -> float:
+    """Floating-point operations of a training step for one photograph (a multiply-add counts 2), drop path apart.
+
+    Student forward and backward count 3 times the forward, the teacher's forward once; the head is counted for class
+    tokens and the expected masked patches.
+    """
+    views, masks = config.views, config.masks
+    patch = int(network.backbone.patch_embed.patch_size[0])
+    prefix, width = int(network.backbone.num_prefix_tokens), int(network.backbone.num_features)
+    block_weights = sum(int(p.numel()) for p in network.backbone.blocks.parameters() if p.ndim > 1)
+    depth = len(network.backbone.blocks)
+    head_weights = sum(p.numel() for p in network.head.parameters() if p.ndim > 1)
+
+    def forward(side: int) -> float:
+        patches = (side // patch) * (side // patch)
+        tokens = patches + prefix
+        attention = 4.0 * depth * tokens * tokens * width
+        return 2.0 * tokens * block_weights + attention + 2.0 * patches * 3 * patch * patch * width
+
+    masked = 2 * masks.views * (sum(masks.ratio) / 2) * (views.global_size // patch) ** 2
+    student = 2 * forward(views.global_size) + views.local_views * forward(views.local_size)
+    student += 2.0 * head_weights * (2 + views.local_views + masked)
+    teacher = 2 * forward(views.global_size) + 2.0 * head_weights * (2 + masked)
+    return 3 * student + teacher
+
+
+def say_estimate(network: Network, config: PretrainConfig, photographs: float, *, device: str, precision: str) -> None:
+    """Print how long the given number of photographs will take, and what the estimate rests on."""
+    operations = step_operations(network, config)
+    rate = matmul_rate(device, precision)
+    seconds = photographs * operations / (rate * STEP_EFFICIENCY[device])
+    say(
+        f"about {duration(seconds)} to go: {photographs:,.0f} photographs at {operations / 1e9:.2f} GFLOP each; "
+        f"this {device} multiplies matrices at {rate / 1e9:,.0f} GFLOP/s, of which a step reaches some "
+        f"{STEP_EFFICIENCY[device]:.0%} (the progress bar will know better)."
+    )
