@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from umbel import __version__
-from umbel.machine import GIB, choose_device, choose_precision, choose_workers, device_memory, matmul_rate
+from umbel.machine import (
+    GIB,
+    choose_attention,
+    choose_device,
+    choose_precision,
+    choose_workers,
+    device_memory,
+    matmul_rate,
+)
 from umbel.run import processors
 from umbel.run_folder import LIBRARIES
 
@@ -50,11 +58,13 @@ def examine() -> dict[str, Any]:
     device = choose_device("auto")
     precision = choose_precision("auto", device.value)
     workers = choose_workers(-1, 1)
+    attention = choose_attention(device.value, precision.value)
     facts: dict[str, Any] = {"umbel": __version__, "python": platform.python_version(), "system": platform.platform()}
     facts |= {name: version(name) for name in LIBRARIES}
     facts |= {
         "device": f"{device.value}: {device.reason}",
         "precision": f"{precision.value}: {precision.reason}",
+        "attention": f"{attention.value}: {attention.reason}",
         "processors": processors(),
         "memory": f"{device_memory('cpu') / GIB:.1f} GiB",
         "disk here": f"{shutil.disk_usage(Path.cwd()).free / GIB:.0f} GiB free",

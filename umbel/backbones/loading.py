@@ -96,7 +96,7 @@ def _create(name: str, source: str, any_size: bool) -> Backbone:
     patch = getattr(patch_embed, "patch_size", None)
     card = ModelCard(
         architecture=model.pretrained_cfg["architecture"],
-        arguments=dict(getattr(model, "_model_args", {})),
+        arguments={k: v for k, v in getattr(model, "_model_args", {}).items() if k != "num_classes"},
         image_size=int(data["input_size"][-1]),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),

@@ -31,6 +31,13 @@ def check_backbone(backbone: Any, name: str, drop_path: float) -> None:
         raise UserError(f"backbone {name} has blocks of its own build: set --optim.drop-path 0.")
 
 
+def set_attention(backbone: nn.Module, *, fused: bool) -> None:
+    """Choose the attention kernel of every block that has a choice (timm's `fused_attn`); results stay the same."""
+    for module in backbone.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused
+
+
 class Network(nn.Module):
     """Backbone and head; the student and the teacher are one of these each."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD
 from umbel.backbones import load
@@ -35,8 +36,10 @@ def run(config: PretrainConfig) -> None:
         say(f"{count:,} photographs are few to start from nothing: --init with pretrained weights serves them better.")
     torch.manual_seed(config.seed)
     backbone, card = first_backbone(config)
-    folder = RunFolder.open(config.out, config, "pretrain", ignore=NOT_COMPARED, force=config.force)
-    shards = pretraining_shards(config, folder)
+    # Rank 0 makes the folder and the shards, the others wait for it and find them.
+    with PartialState(cpu=config.device == "cpu").main_process_first():
+        folder = RunFolder.open(config.out, config, "pretrain", ignore=NOT_COMPARED, force=config.force)
+        shards = pretraining_shards(config, folder)
     last = train(config, folder, shards, backbone, card)
     say(f"done: {last / 'backbone'} (timm folder); `umbel export {config.out}` copies and tests it.")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FEW_PHOTOGRAPHS = 50_000
 # Measured share of the matrix-product rate that a whole training step reaches.
-STEP_EFFICIENCY = {"cpu": 0.35, "cuda": 0.25}
+STEP_EFFICIENCY = {"cpu": 0.3, "cuda": 0.25}
 
 
 def count_photographs(data: str) -> int:

@@ -27,14 +27,14 @@ from umbel.backbones.folder import ModelCard
 from umbel.data.index import ShardSet
 from umbel.data.order import CursorSampler, Slices
 from umbel.data.reader import Batch, TrainingDataset, training_batches
-from umbel.machine import choose_workers, peak_memory
+from umbel.machine import choose_attention, choose_workers, peak_memory
 from umbel.random_stream import Purpose, stream
 from umbel.run import EXIT_INTERRUPTED, EXIT_REQUEUE, Bar, Stopped, TrainingError, UserError, rank, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.checkpoint import latest_checkpoint, load_checkpoint, remove_old, save_checkpoint
 from umbel.ssl.losses import image_loss, patch_weights, weighted_patch_loss
 from umbel.ssl.masking import draw_masks
-from umbel.ssl.network import Network
+from umbel.ssl.network import Network, set_attention
 from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, update_teacher
 from umbel.ssl.pretrain_config import PretrainConfig
 from umbel.ssl.recipe_choice import say_estimate
@@ -142,6 +142,9 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
     )
 
     # --- Networks and optimizer
+    attention = choose_attention(device.type, config.train.precision)
+    say(f"attention {attention.value}: {attention.reason}.")
+    set_attention(backbone, fused=attention.value == "fused")
     set_seed(config.seed)
     network = Network(backbone, config.head, config.optim.drop_path).to(device)
     teacher = copy.deepcopy(network).eval().requires_grad_(False)
