@@ -5,9 +5,11 @@ A recipe gives defaults, flags override them, and the resolved configuration is 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.resources
+import io
 import types
 import typing
 from collections.abc import Sequence
@@ -202,9 +204,29 @@ def _read_flags(config: type[Config], default: Config | None, arguments: Sequenc
     import tyro
 
     keywords: dict[str, Any] = {} if default is None else {"default": default}
+    told = io.StringIO()
     try:
-        result: Config = tyro.cli(config, prog=prog, description=help, args=list(arguments), **keywords)
+        with contextlib.redirect_stderr(told):
+            result: Config = tyro.cli(config, prog=prog, description=help, args=list(arguments), **keywords)
     except ValueError as error:
         # A check of the configuration's own, with the field's name and the value.
         raise UserError(f"{error}.") from error
+    except SystemExit as ended:
+        if ended.code == 0:
+            raise
+        raise UserError(f"{box_as_sentence(told.getvalue())}; `{prog} --help` lists the options.") from None
     return result
+
+
+def box_as_sentence(box: str) -> str:
+    """What tyro says in a box of several lines as one line: its sections but for those that repeat the help."""
+    sections, words = [], []
+    for line in box.splitlines():
+        text = line.strip("│╭╮╰╯─ \t")
+        if line.startswith("│") and text:
+            words.append(text)
+        elif words:
+            sections.append(" ".join(words))
+            words = []
+    repeated = ("For full helptext", "Argument helptext")
+    return "; ".join(section.rstrip(".") for section in sections if not section.startswith(repeated))

@@ -96,7 +96,7 @@ def make_folder(config: MakeFolderConfig) -> None:
         title="making shards",
     )
     counts = ", ".join(f"{split} {len(rows)}" for split, rows in sorted(folder.splits.items()))
-    say(f"{config.out}: {len(plan)} shards of {counts} photographs, {len(folder.classes) or 'no'} classes.")
+    say(f"{config.out}: shards of {counts} photographs, {len(bad)} left out, {len(folder.classes) or 'no'} classes.")
     for name, reason in list(bad.items())[:10]:
         say(f"left out: {name}: {reason}")
     if len(bad) > 10:

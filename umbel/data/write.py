@@ -99,15 +99,11 @@ def write_shards(
     todo = [shard for shard in plan if not (out / shard.name).is_file()]
     for shard in done:
         bad |= json.loads((out / f".{shard.name}.bad").read_text())
+    _refuse_too_many(bad, max_bad, total)
     with Bar(title, total, done=sum(len(shard.items) for shard in done)) as bar:
         for shard, found in _write_all(out, todo, make, workers):
             bad |= found
-            if len(bad) > max_bad * total:
-                name, reason = next(iter(bad.items()))
-                raise UserError(
-                    f"{name}: {reason}; {len(bad)} of {total} photographs are bad, more than the share of "
-                    f"{max_bad:g} allows: remove them or raise --max-bad."
-                )
+            _refuse_too_many(bad, max_bad, total)
             bar.advance(len(shard.items))
     if classes:
         write_atomic(out / "classes.txt", "\n".join(classes) + "\n")
@@ -120,17 +116,34 @@ def write_shards(
     return bad
 
 
+def _refuse_too_many(bad: dict[str, str], max_bad: float, total: int) -> None:
+    if len(bad) > max_bad * total:
+        name, reason = next(iter(bad.items()))
+        raise UserError(
+            f"{name}: {reason}; {len(bad)} of {total} photographs are bad, more than the allowed share of {max_bad:g} "
+            "(max-bad): remove them, or allow more."
+        )
+
+
 def _prepare(out: Path, source: dict[str, Any], force: bool) -> bool:
     """Make `out` ready for writing; True if it holds these very shards already."""
     told = out / "source.json"
     text = json.dumps(source, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        finished = (out / "index.json").is_file()
         if told.is_file() and told.read_text() == text:
-            return (out / "index.json").is_file()
-        if not force:
+            return finished
+        if told.is_file() and not finished:
+            # Given up before it was done, and the source has changed since: nothing of it is of use.
+            for path in [
+                p for name in ("*.tar", ".*.bad", ".*.tmp", "classes.txt", "bad.json") for p in out.glob(name)
+            ]:
+                path.unlink()
+        elif not force:
             what = "shards made from another source or with other settings" if told.is_file() else "other files"
             raise UserError(f"{out} holds {what}: choose another --out, or --force to move it aside.")
-        move_aside(out)
+        else:
+            move_aside(out)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(told, text)
     return False

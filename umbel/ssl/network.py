@@ -33,6 +33,7 @@ def check_backbone(backbone: Any, name: str, drop_path: float) -> None:
 
 def set_attention(backbone: nn.Module, *, fused: bool) -> None:
     """Choose the attention kernel of every block that has a choice (timm's `fused_attn`); results stay the same."""
+    module: Any
     for module in backbone.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused
