@@ -91,7 +91,7 @@ def interrupt(arguments: list[object], run: Path, after_step: int, number: signa
         if lines and json.loads(lines[-1])["step"] >= after_step:
             break
         time.sleep(0.005)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal's Ctrl-C does: data workers get it too
     process.communicate(timeout=100)
     return process.returncode
 

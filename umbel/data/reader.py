@@ -7,6 +7,7 @@ preceding good sample of the batch (the first good one where none precedes), and
 from __future__ import annotations
 
 import os
+import signal
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -173,4 +174,11 @@ def training_batches(
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         persistent_workers=workers > 0,
+        worker_init_fn=leave_signals_to_the_trainer,
     )
+
+
+def leave_signals_to_the_trainer(_: int) -> None:
+    """Ctrl-C and SLURM signal the whole process group: workers go on until the trainer has saved and ends them."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

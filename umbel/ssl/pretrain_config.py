@@ -19,7 +19,18 @@ from umbel.ssl.masking import MaskConfig
 from umbel.ssl.optimizer import OptimConfig
 
 # Settings that may change when a run is continued: where it runs and lies, not what it computes.
-NOT_COMPARED = ("data", "out", "recipe", "device", "force", "reader.workers", "train.log_every", "train.keep_last")
+NOT_COMPARED = (
+    "data",
+    "out",
+    "recipe",
+    "device",
+    "force",
+    "reader.workers",
+    "train.log_every",
+    "train.save_every",
+    "train.save_minutes",
+    "train.keep_last",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,8 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl."""
     save_every: int = 500
     """Steps between checkpoints."""
+    save_minutes: float = 10.0
+    """Minutes after which a checkpoint is due where `save_every` steps take longer."""
     keep_last: int = 2
     """Newest checkpoints that are kept."""
     keep_every: int = 0
@@ -67,8 +80,8 @@ class TrainConfig:
         for name in ("batch", "accumulation", "log_every", "save_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, not {getattr(self, name)}")
-        if self.epochs <= 0 or self.keep_every < 0:
-            raise ValueError("train.epochs must be positive and train.keep_every not negative")
+        if self.epochs <= 0 or self.save_minutes <= 0 or self.keep_every < 0:
+            raise ValueError("train.epochs and train.save_minutes must be positive, train.keep_every not negative")
 
 
 @dataclass(frozen=True, kw_only=True)

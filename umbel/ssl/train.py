@@ -161,7 +161,8 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
         say(f"continuing from {newest}, step {step} of {total_steps}.")
     run.note_start(step, data=shards.fingerprint())
     run.cut_back("metrics", step)
-    bad_photographs = {row["key"] for row in run.read_log("bad_photographs")}
+    bad_keys = {row["key"] for row in run.read_log("bad_photographs")}
+    bad_found = len(bad_keys) if rank() == 0 else 0  # by this rank; those of earlier starts count on rank 0
     bad_steps = bad_in_a_row = 0
 
     # --- Data and views
@@ -198,7 +199,8 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
         accelerator.wait_for_everyone()
         return path
 
-    sums = torch.zeros(len(TERMS), device=device)
+    sums, good_steps = torch.zeros(len(TERMS), device=device), 0
+    saved = time.monotonic()
     logged_step, logged_time, waited = step, time.perf_counter(), 0.0
     batches: Iterator[MaskedBatch] = iter(loader)
     bar = Bar("pretraining", total_steps, done=step)
@@ -215,10 +217,14 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                 waited += time.perf_counter() - asked
                 batch = item.batch
                 samples += batch.sample.tolist()
-                for sample, reason in batch.bad:
-                    if shards.key(sample) not in bad_photographs:
-                        bad_photographs.add(shards.key(sample))
-                        run.log("bad_photographs", {"step": step, "key": shards.key(sample), "reason": reason})
+                for key, reason in ((shards.key(sample), reason) for sample, reason in batch.bad):
+                    if key not in bad_keys:
+                        # In another epoch another rank may have met it.
+                        bad_keys |= {row["key"] for row in run.read_log("bad_photographs")}
+                    if key not in bad_keys:
+                        bad_keys.add(key)
+                        bad_found += 1
+                        run.log("bad_photographs", {"step": step, "key": key, "reason": reason})
                 canvas = batch.canvas.to(device, non_blocking=True)
                 globals_, locals_ = views(canvas, batch.size, batch.epoch, batch.position)
                 masks = item.masks.to(device, non_blocking=True)
@@ -245,24 +251,26 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
             terms[5] = clip_gradients(backbone_parameters, config.optim.clip)
             terms[6] = clip_gradients(head_parameters, config.optim.clip)
 
-            # One small reduction tells all ranks whether the step is good, to stop, and how many photographs are bad.
+            # One small reduction tells all ranks: is the step good, stop, how many photographs are bad, is a save due.
             status = torch.stack(
                 [
                     (~terms.isfinite().all()).float(),
                     terms.new_tensor(float(stop.received is not None)),
-                    terms.new_tensor(float(len(bad_photographs))),
+                    terms.new_tensor(float(bad_found)),
+                    terms.new_tensor(float(rank() == 0 and time.monotonic() - saved > 60 * config.train.save_minutes)),
                 ]
             )
-            nonfinite, stopping, bad_count = accelerator.reduce(status, "sum").tolist()
+            nonfinite, stopping, bad_count, due = accelerator.reduce(status, "sum").tolist()
             if nonfinite:
                 bad_steps, bad_in_a_row = bad_steps + 1, bad_in_a_row + 1
                 names = [n for n, value in zip(TERMS, terms.tolist(), strict=True) if not math.isfinite(value)]
                 keys = [shards.key(sample) for sample in samples]
-                run.log("bad_steps", {"step": step, "rank": slices.rank, "terms": names, "keys": keys})
+                if names:
+                    run.log("bad_steps", {"step": step, "rank": slices.rank, "terms": names, "keys": keys})
                 if bad_in_a_row == BAD_STEPS_IN_A_ROW:
                     raise TrainingError(
-                        f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite (step {step}: {', '.join(names)}; "
-                        f"first key {keys[0]}, all in {run.path / 'bad_steps.jsonl'}); the last good checkpoint is "
+                        f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite (step {step}: "
+                        f"{', '.join(names) or 'on another rank'}; first key {keys[0]}, all in {run.path / 'bad_steps.jsonl'}); the last good checkpoint is "
                         f"{latest_checkpoint(run.checkpoints) or 'none'}: start again with a lower "
                         "--optim.learning-rate."
                     )
@@ -271,6 +279,7 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                 optimizer.step()
                 update_teacher(teacher, network, schedule.momentum(step))
                 sums += terms
+                good_steps += 1
             optimizer.zero_grad(set_to_none=True)
             step += 1
 
@@ -281,16 +290,16 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                 now = time.perf_counter()
                 seconds, logged_time, logged_step = now - logged_time, now, step
                 row: dict[str, Any] = {"step": step, "epoch": step / steps_per_epoch}
-                row |= {name: value / max(steps, 1) for name, value in zip(TERMS, means, strict=True)}
+                row |= {n: value / good_steps if good_steps else None for n, value in zip(TERMS, means, strict=True)}
                 row |= {"learning_rate": schedule.learning_rate(step - 1), "momentum": schedule.momentum(step - 1)}
                 row |= {"weight_decay": schedule.weight_decay(step - 1), "bad_steps": bad_steps}
                 row |= {"bad_photographs": int(bad_count), "images_per_second": steps * slices.global_batch / seconds}
                 row |= {"data_wait": waited / seconds, "memory_gib": peak_memory(device.type) / 2**30}
                 sums.zero_()
-                waited = 0.0
+                good_steps, waited = 0, 0.0
                 if accelerator.is_main_process:
                     run.log("metrics", row)
-                note = f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s"
+                note = f"loss {row['loss'] or math.nan:.4f}, {row['images_per_second']:.0f} images/s"
                 gc.collect(1)
             bar.advance(1, note if step == logged_step else None)
 
@@ -301,8 +310,9 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                     f"{int(bad_count)} of {len(shards)} photographs are damaged, more than --reader.max-bad "
                     f"{config.reader.max_bad:g} allows; they are named in {run.path / 'bad_photographs.jsonl'}."
                 )
-            if step == total_steps or stopping or step % config.train.save_every == 0:
+            if step == total_steps or stopping or due or step % config.train.save_every == 0:
                 save()
+                saved = time.monotonic()
             if stopping and step < total_steps:
                 received = stop.received or signal.SIGTERM
                 raise Stopped(
