@@ -1,7 +1,8 @@
 """Antialiased bicubic crops of a batch of canvases, all of one size.
 
 On a CPU torchvision's uint8 resize is fastest; on a GPU two batched matrix products with each image's resampling
-weights do the same without a loop. The two agree to one level of 255 (rounding) on the same boxes.
+weights do the same without a loop. On the same boxes the two agree to one level of 255, and to two in at most one
+enlarged pixel of ten thousand (torchvision's weights are whole numbers).
 """
 
 from __future__ import annotations

@@ -74,6 +74,9 @@ def build(config: BackboneConfig, image_size: int) -> Any:
         model: Any = timm.create_model(config.name, num_classes=0, **model_arguments(config, image_size))
     except TypeError as error:
         raise UserError(f"backbone.name '{config.name}' is not a vision transformer of timm's ({error}).") from error
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"backbone '{config.name}' cannot be built with these settings: {reason}.") from error
     patch = model.patch_embed.patch_size[0]
     if image_size % patch:
         raise UserError(f"a view of {image_size} px cannot be cut into patches of {patch} px: choose a multiple.")

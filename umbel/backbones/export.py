@@ -36,7 +36,11 @@ def run(config: ExportConfig) -> None:
     if not config.backbone.exists():
         raise UserError(f"{config.backbone} does not exist: give a run folder.")
     source = find_folder(config.backbone)
+    if config.out is None and config.backbone.is_file():
+        raise UserError(f"{config.backbone} is a file: say where to export to with --out.")
     out = config.out or config.backbone / "export" / "timm"
+    if out.is_file():
+        raise UserError(f"{out} is a file: choose a folder for --out.")
     if out.exists() and any(out.iterdir()):
         if config.out is not None and not config.force:
             raise UserError(f"{out} holds something: choose another --out, or --force to move it aside.")

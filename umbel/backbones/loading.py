@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import timm
 import timm.data
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from umbel.backbones.folder import ModelCard
@@ -49,7 +49,7 @@ def load(name: str | Path, *, any_size: bool = False) -> Backbone:
     """
     text = str(name)
     path = Path(text)
-    if path.exists():
+    if text and path.exists():
         folder = find_folder(path)
         return _create(f"local-dir:{folder}", f"folder {folder}", any_size)
     architecture = text.split(".")[0]
@@ -86,8 +86,10 @@ def _create(name: str, source: str, any_size: bool) -> Backbone:
     arguments = {"dynamic_img_size": True} if any_size else {}
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0, **arguments)
-    except (RuntimeError, KeyError, json.JSONDecodeError, TypeError) as error:
-        raise UserError(f"backbone {source} cannot be loaded: {' '.join(str(error).split())[:300]}.") from error
+    except (RuntimeError, KeyError, ValueError, TypeError, AssertionError, SafetensorError) as error:
+        # timm, torch and safetensors each have their own way to say that files do not fit together.
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise UserError(f"backbone {source} cannot be loaded: {reason}.") from error
     except OSError as error:
         raise UserError(f"the weights of backbone {source} cannot be had here ({type(error).__name__}).") from error
     model.eval()

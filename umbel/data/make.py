@@ -72,7 +72,7 @@ def make_folder(config: MakeFolderConfig) -> None:
     Raises:
         UserError: no photographs, too many bad ones, or `out` holds something else.
     """
-    _check(config.shard_size, config.quality)
+    _check(config.shard_size, config.quality, config.seed)
     if not 0 <= config.max_bad <= 1:
         raise UserError(f"--max-bad is a share between 0 and 1, not {config.max_bad:g}.")
     if config.shorter_side < 8:
@@ -125,7 +125,7 @@ def make_synthetic(config: MakeSyntheticConfig) -> None:
     Raises:
         UserError: `out` holds something else.
     """
-    _check(config.shard_size, config.quality)
+    _check(config.shard_size, config.quality, config.seed)
     if config.train < 1 or config.test < 0 or not 16 <= config.size <= 1024:
         raise UserError("--train must be at least 1, --test at least 0 and --size between 16 and 1024.")
     plan = plan_shards("train", range(config.train), config.shard_size)
@@ -148,7 +148,9 @@ def make_synthetic(config: MakeSyntheticConfig) -> None:
     )
 
 
-def _check(shard_size: int, quality: int) -> None:
+def _check(shard_size: int, quality: int, seed: int) -> None:
+    if seed < 0:
+        raise UserError(f"--seed must not be negative, but is {seed}.")
     if shard_size < 1:
         raise UserError(f"--shard-size must be at least 1, not {shard_size}.")
     if not 1 <= quality <= 100:

@@ -50,8 +50,8 @@ def run(config: ViewsSheetConfig) -> None:
     Raises:
         UserError: no photographs, or a damaged one.
     """
-    if config.count < 1:
-        raise UserError(f"--count must be at least 1, not {config.count}.")
+    if config.count < 1 or config.seed < 0:
+        raise UserError(f"--count must be at least 1 and --seed not negative, not {config.count} and {config.seed}.")
     if config.out.suffix.lower() != ".png":
         raise UserError(f"--out must end in .png, not {config.out}.")
     photographs = choose_photographs(config.data, config.count, config.seed)

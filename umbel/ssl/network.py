@@ -26,6 +26,8 @@ def check_backbone(backbone: Any, name: str, drop_path: float) -> None:
         )
     if getattr(backbone, "cls_token", None) is None:
         raise UserError(f"backbone {name} has no class token, which the image loss needs: choose a ViT that has one.")
+    if hasattr(backbone.patch_embed, "backbone"):
+        raise UserError(f"backbone {name} embeds feature maps of a convolutional network: choose a plain ViT.")
     parts = ("norm1", "attn", "ls1", "norm2", "mlp", "ls2")
     if drop_path and not all(hasattr(block, part) for block in backbone.blocks for part in parts):
         raise UserError(f"backbone {name} has blocks of its own build: set --optim.drop-path 0.")

@@ -111,6 +111,10 @@ class PretrainConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, but is {self.seed}")
+
     def recipe_values(self) -> tuple[str, dict[str, Any]]:
         """The values of the recipe asked for, or of the one that fits the data and this machine."""
         from umbel.ssl.recipe_choice import choose_recipe

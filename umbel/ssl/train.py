@@ -270,7 +270,8 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                 if bad_in_a_row == BAD_STEPS_IN_A_ROW:
                     raise TrainingError(
                         f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite (step {step}: "
-                        f"{', '.join(names) or 'on another rank'}; first key {keys[0]}, all in {run.path / 'bad_steps.jsonl'}); the last good checkpoint is "
+                        f"{', '.join(names) or 'on another rank'}; first key {keys[0]}, all in "
+                        f"{run.path / 'bad_steps.jsonl'}); the last good checkpoint is "
                         f"{latest_checkpoint(run.checkpoints) or 'none'}: start again with a lower "
                         "--optim.learning-rate."
                     )

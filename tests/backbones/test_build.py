@@ -1,0 +1,124 @@
+"""Building a ViT: registers, LayerScale, class token's position, sizes; what cannot be built is the user's mistake."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+from umbel.backbones.build import BackboneConfig, build, model_arguments
+from umbel.run import UserError
+
+TINY = BackboneConfig(name="vit_tiny_patch16_224", width=32, depth=2, heads=2, patch=8)
+
+
+def built(config: BackboneConfig = TINY, image_size: int = 32) -> Any:
+    torch.manual_seed(0)
+    return build(config, image_size).eval()
+
+
+def test_has_the_size_that_was_asked_for() -> None:
+    model = built()
+    assert (len(model.blocks), model.num_features, model.patch_embed.patch_size) == (2, 32, (8, 8))
+    assert model.blocks[0].attn.num_heads == 2
+    assert model.pos_embed.shape == (1, 16, 32)
+
+
+def test_fields_left_null_are_the_models_own() -> None:
+    model = built(BackboneConfig(name="vit_tiny_patch16_224"), 224)
+    assert (len(model.blocks), model.num_features, model.patch_embed.patch_size) == (12, 192, (16, 16))
+    assert model.blocks[0].attn.num_heads == 3
+
+
+def test_has_four_registers_and_layer_scale_of_a_tenth() -> None:
+    model = built()
+    assert model.reg_token.shape == (1, 4, 32)
+    assert model.num_prefix_tokens == 5
+    for block in model.blocks:
+        assert torch.equal(block.ls1.gamma, torch.full((32,), 0.1))
+        assert torch.equal(block.ls2.gamma, torch.full((32,), 0.1))
+
+
+@pytest.mark.parametrize("registers", [0, 1, 8])
+def test_registers_can_be_chosen(registers: int) -> None:
+    config = BackboneConfig(name=TINY.name, width=32, depth=1, heads=2, patch=8, registers=registers)
+    assert built(config).num_prefix_tokens == 1 + registers
+
+
+def test_the_feature_is_the_class_token_after_the_final_norm() -> None:
+    model = built()
+    normed: list[Tensor] = []
+    model.norm.register_forward_hook(lambda _, __, out: normed.append(out))
+    feature = model(torch.randn(2, 3, 32, 32))
+    assert normed[0].shape == (2, 5 + 16, 32)
+    assert torch.equal(feature, normed[0][:, 0])
+
+
+@pytest.mark.parametrize("side", [16, 32, 48])
+def test_takes_other_image_sizes(side: int) -> None:
+    assert built()(torch.randn(1, 3, side, side)).shape == (1, 32)
+
+
+def test_has_no_dropout_and_no_drop_path_of_its_own() -> None:
+    # The student's stochastic depth is Umbel's; another one inside would double it.
+    model = built().train()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(images), model(images))
+
+
+def test_weights_come_from_the_global_seed() -> None:
+    a, b = built(), built()
+    torch.manual_seed(1)
+    other = build(TINY, 32)
+    for name, value in a.state_dict().items():
+        assert torch.equal(value, b.state_dict()[name])
+    assert not torch.equal(a.pos_embed, other.pos_embed)
+
+
+def test_the_class_token_carries_its_position_and_registers_carry_none() -> None:
+    model = built(BackboneConfig(name=TINY.name, width=512, depth=1, heads=2, patch=8))
+    assert model.cls_token.detach().std().item() == pytest.approx(0.02, rel=0.15)
+    assert model.reg_token.detach().std().item() == pytest.approx(1e-6, rel=0.15)
+
+
+def test_timm_builds_the_same_model_from_the_arguments_alone() -> None:
+    again = timm.create_model(TINY.name, num_classes=0, **model_arguments(TINY, 32))
+    shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (built(), again)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("vit_smal_patch16_224", "did you mean 'vit_small_patch16_224'"),
+    ("quite_unlike_any_of_them", "not a timm model"),
+    ("resnet18", "not a vision transformer"),
+    ("mixer_s16_224", "not a vision transformer"),
+])  # fmt: skip
+def test_what_is_no_vit_is_refused(name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build(BackboneConfig(name=name), 224)
+
+
+@pytest.mark.parametrize("size", [30, 4])
+def test_an_image_that_the_patch_does_not_divide_is_refused(size: int) -> None:
+    with pytest.raises(UserError, match=f"{size} px"):
+        build(TINY, size)
+
+
+def test_a_width_that_the_models_own_heads_do_not_divide_is_the_users_mistake() -> None:
+    # The heads left null are vit_tiny's three.
+    with pytest.raises(UserError, match="heads"):
+        build(BackboneConfig(name="vit_tiny_patch16_224", width=32), 224)
+
+
+def test_an_unknown_tag_is_the_users_mistake() -> None:
+    with pytest.raises(UserError, match="nonsense"):
+        build(BackboneConfig(name="vit_tiny_patch16_224.nonsense"), 224)
+
+
+@pytest.mark.parametrize("values", [
+    {"width": 0}, {"depth": -1}, {"patch": 0}, {"width": 30, "heads": 4}, {"registers": -1}, {"layer_scale": -0.1},
+])  # fmt: skip
+def test_impossible_settings_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="backbone"):
+        BackboneConfig(**values)
