@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import itertools
 import os
 import sys
 import traceback
@@ -98,13 +99,18 @@ def _not_a_command(arguments: Sequence[str]) -> int:
         return EXIT_DONE
     from umbel.config import nearest
 
-    if any(name.startswith(prefix) for name in COMMANDS):
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    said = " ".join(words[:3])
+    if not any(words):
+        flags = " ".join(filter(None, arguments)) or "an empty word"
+        print(f"umbel: {flags} is not a command; `umbel --help` lists the commands.", file=sys.stderr)
+    elif any(name.startswith(prefix) for name in COMMANDS):
         below = ", ".join(name for name in COMMANDS if name.startswith(prefix))
         print(f"umbel: '{prefix.strip()}' is not a whole command; there are: {below}.", file=sys.stderr)
     else:
-        words = " ".join(word for word in asked if not word.startswith("-"))
-        hint = nearest(words, COMMANDS) or "; `umbel --help` lists the commands."
-        print(f"umbel: '{words}' is not a command{hint}", file=sys.stderr)
+        hints = (nearest(" ".join(words[:length]), COMMANDS) for length in (3, 2, 1))
+        hint = next(filter(None, hints), "; `umbel --help` lists the commands.")
+        print(f"umbel: '{said}' is not a command{hint}", file=sys.stderr)
     return EXIT_USER_ERROR
 
 

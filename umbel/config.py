@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib.resources
 import io
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
             seen.add(key)
@@ -55,7 +58,10 @@ def read_recipe(name: str, command: str) -> dict[str, Any]:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise UserError(f"recipe {name}: there is no such file.")
-        text = path.read_text()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"recipe {name} is not text in UTF-8.") from error
     elif name in recipe_names():
         text = (importlib.resources.files("umbel") / "recipes" / f"{name}.yaml").read_text()
     else:
@@ -219,14 +225,13 @@ def _read_flags(config: type[Config], default: Config | None, arguments: Sequenc
 
 
 def box_as_sentence(box: str) -> str:
-    """What tyro says in a box of several lines as one line: its sections but for those that repeat the help."""
-    sections, words = [], []
-    for line in box.splitlines():
-        text = line.strip("│╭╮╰╯─ \t")
-        if line.startswith("│") and text:
-            words.append(text)
-        elif words:
-            sections.append(" ".join(words))
-            words = []
-    repeated = ("For full helptext", "Argument helptext")
-    return "; ".join(section.rstrip(".") for section in sections if not section.startswith(repeated))
+    """What tyro says in a box (framed or not, colored or not) as one line: its sections less title and pointers."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯| ").strip() for line in box.splitlines()]
+    sections: list[list[str]] = [[]]
+    for line in lines[next((n for n, line in enumerate(lines) if line), 0) + 1 :]:
+        if line and set(line) <= set("─-"):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    told = [" ".join(words).rstrip(".") for words in sections if words]
+    return "; ".join(text for text in told if not text.startswith(("For full helptext", "Argument helptext")))

@@ -95,6 +95,16 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+def refuse_overlap(data: str | Path, out: Path) -> None:
+    """Keep --force from moving what is to be read.
+
+    Raises:
+        UserError: `data` lies in `out`.
+    """
+    if Path(data).resolve().is_relative_to(out.resolve()):
+        raise UserError(f"{data} lies in --out {out}, which would be moved aside with it: choose another --out.")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; on success it becomes `path`, durable; on failure it is removed."""
@@ -115,6 +125,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def move_aside(path: Path) -> Path:
     """Rename a folder to the first free `<name>.old-N` and return the new path."""
+    path = path.resolve()
     number = 1
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
@@ -126,15 +137,16 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object of ours that carries `format: 1`.
 
     Raises:
-        UserError: not JSON, or a newer format.
+        UserError: not JSON, not Umbel's, or a newer format.
     """
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{what} {path} cannot be read ({error}).") from error
-    if not isinstance(content, dict) or content.get("format") != 1:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise UserError(f"{what} {path} has format {found}; this Umbel reads format 1: upgrade Umbel.")
+    if not isinstance(content, dict) or "format" not in content:
+        raise UserError(f"{what} {path} was not written by Umbel (it carries no format).")
+    if content["format"] != 1:
+        raise UserError(f"{what} {path} has format {content['format']}; this Umbel reads format 1: upgrade Umbel.")
     return content
 
 
@@ -159,10 +171,10 @@ class Bar:
             self.rich.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.rich is not None:
             self.rich.stop()
-        elif rank() == 0 and self.done > self.first:
+        elif rank() == 0 and self.done > self.first and kind is None:
             self._line()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import platform
@@ -41,6 +42,8 @@ class RunFolder:
             return run
         difference = run._difference(resolved, command, ignore)
         if difference and force:
+            if path.is_dir() and (path / ".lock").exists():
+                run._lock()  # a running process would go on writing, by path, into the new run
             move_aside(path)
         elif difference:
             raise UserError(f"{path} {difference}: choose another --out, or --force to move it aside.")
@@ -58,7 +61,10 @@ class RunFolder:
             # A process that died between mkdir and the configuration leaves the lock alone behind.
             strangers = self.path.is_file() or any(p.name != ".lock" for p in self.path.iterdir())
             return "holds other files than a run's" if strangers else None
-        there = config.read_recipe(str(self.path / "config.yaml"), command)
+        try:
+            there = config.read_recipe(str(self.path / "config.yaml"), command)
+        except UserError as error:
+            return f"is a run that this command cannot continue ({str(error).rstrip('.')})"
         found = config.first_difference(there, config.to_values(resolved), ignore)
         return f"is a run with another configuration ({found})" if found else None
 
@@ -92,9 +98,7 @@ class RunFolder:
         if file.exists():
             told = read_json(file, "the run's record")
         if told["lasting"] != facts:
-            raise UserError(
-                f"{self.path} was begun with {told['lasting']}, and now there is {facts}: choose another --out."
-            )
+            raise UserError(f"{self.path} was begun on other data: give that, or choose another --out.")
         libraries = {name: version(name) for name in LIBRARIES}
         told["starts"].append(
             {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": step, "command": sys.argv, "umbel": __version__}
@@ -104,18 +108,18 @@ class RunFolder:
 
     def log(self, name: str, row: dict[str, Any]) -> None:
         """Append a line to `<name>.jsonl`; one write, so that lines of several processes stay whole."""
-        with (self.path / f"{name}.jsonl").open("a") as file:
-            file.write(json.dumps(row, allow_nan=True) + "\n")
+        with (self.path / f"{name}.jsonl").open("ab+") as file:
+            file.seek(max(file.seek(0, 2) - 1, 0))
+            torn = file.read(1) not in (b"\n", b"")  # a line that a kill cut off must not swallow this one
+            file.write((("\n" if torn else "") + json.dumps(row) + "\n").encode())
 
     def read_log(self, name: str) -> list[dict[str, Any]]:
-        """The lines of `<name>.jsonl`; a last line that was cut off is passed over."""
+        """The lines of `<name>.jsonl`; lines that were cut off are passed over."""
         file = self.path / f"{name}.jsonl"
         rows = []
         for line in file.read_text().splitlines() if file.exists() else []:
-            try:
+            with contextlib.suppress(ValueError):
                 rows.append(json.loads(line))
-            except ValueError:
-                break
         return rows
 
     def cut_back(self, name: str, step: int) -> None:

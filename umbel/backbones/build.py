@@ -79,7 +79,7 @@ def build(config: BackboneConfig, image_size: int) -> Any:
         raise UserError(f"backbone '{config.name}' cannot be built with these settings: {reason}.") from error
     patch = model.patch_embed.patch_size[0]
     if image_size % patch:
-        raise UserError(f"a view of {image_size} px cannot be cut into patches of {patch} px: choose a multiple.")
+        raise UserError(f"views.global_size {image_size} is not a multiple of the backbone's patch of {patch} px.")
     with torch.no_grad():
         model.cls_token += nn.init.trunc_normal_(torch.empty_like(model.cls_token), std=0.02)
     return model

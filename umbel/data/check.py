@@ -50,7 +50,8 @@ def check(config: CheckConfig) -> None:
     for fault_text in faults[:20]:
         say(f"fault: {fault_text}")
     if faults:
-        raise UserError(f"{config.data}: {len(faults)} faults, the first: {faults[0]}.")
+        many = f"{len(faults)} faults, the first" if len(faults) > 1 else "a fault"
+        raise UserError(f"{config.data}: {many}: {faults[0].rstrip('.')}.")
     say("no faults.")
 
 

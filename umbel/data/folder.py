@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Photograph:
     class_name: str | None
 
     def __str__(self) -> str:
-        return self.path
+        return printable(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def read_folder(folder: Path, split: str) -> PhotographFolder:
     by_split = all(len(file.parts) > 1 and file.parts[0].lower() in SPLIT_FOLDERS for file in files)
     skip = 1 if by_split else 0
     labeled = [file for file in files if len(file.parts) > skip + 1]
-    classes = tuple(sorted({file.parts[skip] for file in labeled}))
+    classes = tuple(sorted({printable(file.parts[skip]) for file in labeled}))
     if classes and len(labeled) < len(files) and not by_split:
         stray = next(file for file in files if len(file.parts) == 1)
         raise UserError(
@@ -71,7 +72,7 @@ def read_folder(folder: Path, split: str) -> PhotographFolder:
     numbers = {name: number for number, name in enumerate(classes)}
     splits: dict[str, list[Photograph]] = {}
     for file in files:
-        name = file.parts[skip] if len(file.parts) > skip + 1 else None
+        name = printable(file.parts[skip]) if len(file.parts) > skip + 1 else None
         chosen = SPLIT_FOLDERS[file.parts[0].lower()] if by_split else split
         label = None if name is None else numbers[name]
         row = Photograph(path=str(folder / file), key=key_of(file), label=label, class_name=name)
@@ -86,7 +87,7 @@ def read_folder(folder: Path, split: str) -> PhotographFolder:
 def key_of(file: Path) -> str:
     """A sample's key: the file's name made safe (no dots or spaces), and a hash of its path that makes it unique."""
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in file.stem)[:60]
-    return f"{stem}_{hashlib.sha256(file.as_posix().encode()).hexdigest()[:10]}"
+    return f"{stem}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:10]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +100,19 @@ class PhotographToSample:
     def __call__(self, photograph: Photograph) -> Sample | str:
         try:
             image = read_photograph(Path(photograph.path))
+            jpg = encode_photograph(image, shorter_side=self.shorter_side, quality=self.quality)
         except BadPhotographError as error:
             return str(error)
-        jpg = encode_photograph(image, shorter_side=self.shorter_side, quality=self.quality)
-        metadata: dict[str, object] = {"source": Path(photograph.path).name, "original_size": list(image.size)}
+        metadata: dict[str, object] = {"source": printable(Path(photograph.path).name)}
+        metadata["original_size"] = list(image.size)
         if photograph.class_name is not None:
             metadata["class_name"] = photograph.class_name
         return Sample(key=photograph.key, jpg=jpg, label=photograph.label, metadata=metadata)
+
+
+def printable(name: str) -> str:
+    """A file's name as text, also where its bytes are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def shuffled(rows: Sequence[Photograph], seed: int) -> list[Photograph]:

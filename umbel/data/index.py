@@ -15,13 +15,15 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from braceexpand import braceexpand
 
 from umbel.run import Bar, UserError, read_json, write_atomic
 
-SHARD_NAME = re.compile(r"(?P<split>[A-Za-z][A-Za-z0-9_]*)-(?P<number>\d{6,})\.tar")
+SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+SHARD_NAME = re.compile(rf"(?P<split>{SPLIT_NAME.pattern})-(?P<number>\d{{6,}})\.tar")
 PRETRAINING_SPLITS = ("train", "unlabeled")
 MEMBER = np.dtype(
     [
@@ -110,7 +112,10 @@ def find_shards(data: str) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.iterdir() if SHARD_NAME.fullmatch(file.name))
     if path.suffix == ".tar" or "{" in data:
-        paths = [Path(name) for name in braceexpand(data)]
+        try:
+            paths = [Path(name) for name in braceexpand(data)]
+        except ValueError as error:  # UnbalancedBracesError
+            raise UserError(f"{data}: its braces are not balanced.") from error
         missing = [str(name) for name in paths if not name.is_file()]
         if missing:
             raise UserError(f"{missing[0]}: there is no such shard.")
@@ -129,13 +134,37 @@ def open_shards(data: str) -> ShardSet:
         raise UserError(f"{data}: there are no shards (<split>-NNNNNN.tar) here.")
     for path in paths:
         split_of(path)
-    folder = paths[0].parent
+    folders = sorted({path.parent for path in paths})
+    parts = [_open_folder(folder, [p for p in paths if p.parent == folder], Path(data).is_dir()) for folder in folders]
+    if len({part.classes for part in parts}) > 1:
+        raise UserError(f"{data}: the folders' classes.txt differ, so their labels do not mean the same.")
+    shards = _concatenate(parts)
+    if not len(shards):
+        raise UserError(f"{data}: the shards hold no photographs (<key>.jpg).")
+    return shards
+
+
+def _open_folder(folder: Path, paths: Sequence[Path], whole: bool) -> ShardSet:
+    """Open shards of one folder; `whole`: all that its index lists must be there."""
     if (folder / "index.json").is_file():
-        return _read_index(folder, paths)
-    cache = _cache_folder(paths)
+        return _read_index(folder, paths, whole)
+    cache = _cache_folder(folder, paths)
     if not (cache / "index.json").is_file():
         write_index(cache, [scan_shard(path) for path in _with_bar(paths)], classes=read_classes(folder))
-    return _read_index(cache, paths)
+    return _read_index(cache, paths, whole)
+
+
+def _concatenate(parts: Sequence[ShardSet]) -> ShardSet:
+    """Sets of several folders as one, in order."""
+    members = np.concatenate([part.members for part in parts])
+    firsts = np.cumsum([0, *(len(part.shards) for part in parts[:-1])])
+    members["shard"] += np.repeat(firsts, [len(part) for part in parts]).astype(np.uint32)
+    return ShardSet(
+        shards=tuple(shard for part in parts for shard in part.shards),
+        members=members,
+        keys=np.concatenate([part.keys for part in parts]),
+        classes=parts[0].classes,
+    )
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:
@@ -168,7 +197,7 @@ def scan_shard(path: Path, sha256: str | None = None) -> ScannedShard:
                     continue
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError("unexpected end of data")
-                _add_member(samples, member, tar)
+                _add_member(samples, member, tar, path)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(
             f"shard {path} is cut off or not a tar file after {len(samples)} samples ({error}): make or fetch it again."
@@ -181,7 +210,7 @@ def scan_shard(path: Path, sha256: str | None = None) -> ScannedShard:
     return ScannedShard(shard=shard, members=members, keys=list(samples))
 
 
-def _add_member(samples: dict[bytes, np.ndarray], member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+def _add_member(samples: dict[bytes, np.ndarray], member: tarfile.TarInfo, tar: tarfile.TarFile, path: Path) -> None:
     """Enter one member into its sample's row; members of other kinds are passed over."""
     folder, _, name = member.name.rpartition("/")
     stem, _, kind = name.partition(".")
@@ -196,10 +225,12 @@ def _add_member(samples: dict[bytes, np.ndarray], member: tarfile.TarInfo, tar: 
     if kind == "cls":
         file = tar.extractfile(member)
         text = b"" if file is None else file.read(32)
-        try:
-            row["label"] = int(text)
-        except ValueError as error:
-            raise tarfile.ReadError(f"{member.name} holds {text!r}, not a class number") from error
+        label = int(text) if text.strip().isdigit() else -1
+        if not 0 <= label < 2**31:
+            raise UserError(f"shard {path}: {member.name} holds {text!r}, not a class number from 0.")
+        row["label"] = label
+    elif row[f"{kind}_bytes"][0]:
+        raise UserError(f"shard {path}: key '{key.decode()}' stands twice ({member.name}): keys must be unique.")
     else:
         row[f"{kind}_offset"], row[f"{kind}_bytes"] = member.offset_data, member.size
 
@@ -227,12 +258,41 @@ def write_index(folder: Path, scanned: Iterable[ScannedShard], classes: Sequence
     write_atomic(folder / "index.json", json.dumps(index, indent=1) + "\n")
 
 
-def _read_index(folder: Path, paths: Sequence[Path]) -> ShardSet:
+def _read_index(folder: Path, paths: Sequence[Path], whole: bool) -> ShardSet:
     """Read an index and check it against the files' sizes."""
     index = read_json(folder / "index.json", "the index")
-    rows = {row["name"]: (number, row) for number, row in enumerate(index["shards"])}
-    members = np.load(folder / "members.npy", allow_pickle=False)
-    keys = np.load(folder / "keys.npy", allow_pickle=False)
+    try:
+        rows = {row["name"]: (number, row) for number, row in enumerate(index["shards"])}
+        starts = np.concatenate([[0], np.cumsum([row["count"] for _, row in rows.values()])])
+        members, keys = _load_array(folder / "members.npy"), _load_array(folder / "keys.npy")
+        if members.dtype != MEMBER or not len(members) == len(keys) == starts[-1]:
+            raise ValueError("its parts do not fit together")
+        return _match(folder, paths, whole, index, rows, starts, members, keys)
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the index in {folder} is damaged ({error}): delete its index.json to have it made anew."
+        ) from error
+
+
+def _load_array(path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path.name} is missing or no array") from error
+    return array
+
+
+def _match(
+    folder: Path,
+    paths: Sequence[Path],
+    whole: bool,
+    index: dict[str, Any],
+    rows: dict[str, tuple[int, dict[str, Any]]],
+    starts: np.ndarray,
+    members: np.ndarray,
+    keys: np.ndarray,
+) -> ShardSet:
+    """The part of an index that the given files stand for."""
     shards, order = [], []
     for path in paths:
         if path.name not in rows:
@@ -246,18 +306,18 @@ def _read_index(folder: Path, paths: Sequence[Path]) -> ShardSet:
         shards.append(Shard(path=path, **fields))
         order.append(number)
     lacking = set(rows) - {path.name for path in paths}
-    if lacking and (folder == paths[0].parent) and len(paths) == len(find_shards(str(folder))):
+    if lacking and whole:
         raise UserError(f"shard {folder / min(lacking)} is missing; {folder / 'index.json'} lists it.")
-    starts = np.concatenate([[0], np.cumsum([row["count"] for _, row in rows.values()])])
     picked = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in order]).astype(np.int64)
     members = members[picked]
     members["shard"] = np.repeat(np.arange(len(shards)), [shard.count for shard in shards])
     return ShardSet(shards=tuple(shards), members=members, keys=keys[picked], classes=tuple(index["classes"]))
 
 
-def _cache_folder(paths: Sequence[Path]) -> Path:
+def _cache_folder(folder: Path, paths: Sequence[Path]) -> Path:
     """Where the index of shards from elsewhere is kept; another place as soon as a file changes."""
-    state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    told = [folder / "classes.txt"] if (folder / "classes.txt").is_file() else []
+    state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in [*paths, *told]]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "umbel" / "index" / hashlib.sha256(repr(state).encode()).hexdigest()[:24]
 

@@ -10,10 +10,11 @@ import tyro
 from PIL import Image
 
 from umbel.data.folder import PhotographToSample, read_folder, shuffled
+from umbel.data.index import SPLIT_NAME
 from umbel.data.photograph import encode_photograph
 from umbel.data.synthetic import SPECIES, draw
 from umbel.data.write import Sample, plan_shards, write_shards
-from umbel.run import UserError, processors, say
+from umbel.run import UserError, processors, refuse_overlap, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +73,17 @@ def make_folder(config: MakeFolderConfig) -> None:
     Raises:
         UserError: no photographs, too many bad ones, or `out` holds something else.
     """
-    _check(config.shard_size, config.quality, config.seed)
+    _check(config.shard_size, config.quality, config.seed, config.workers)
     if not 0 <= config.max_bad <= 1:
         raise UserError(f"--max-bad is a share between 0 and 1, not {config.max_bad:g}.")
     if config.shorter_side < 8:
         raise UserError(f"--shorter-side must be at least 8 pixels, not {config.shorter_side}.")
+    if not SPLIT_NAME.fullmatch(config.split):
+        raise UserError(
+            f"--split must be a word of letters, digits and _, beginning with a letter, not '{config.split}'."
+        )
+    if config.force:
+        refuse_overlap(config.data, config.out)
     folder = read_folder(config.data, config.split)
     plan = [
         shard
@@ -125,7 +132,7 @@ def make_synthetic(config: MakeSyntheticConfig) -> None:
     Raises:
         UserError: `out` holds something else.
     """
-    _check(config.shard_size, config.quality, config.seed)
+    _check(config.shard_size, config.quality, config.seed, config.workers)
     if config.train < 1 or config.test < 0 or not 16 <= config.size <= 1024:
         raise UserError("--train must be at least 1, --test at least 0 and --size between 16 and 1024.")
     plan = plan_shards("train", range(config.train), config.shard_size)
@@ -148,7 +155,9 @@ def make_synthetic(config: MakeSyntheticConfig) -> None:
     )
 
 
-def _check(shard_size: int, quality: int, seed: int) -> None:
+def _check(shard_size: int, quality: int, seed: int, workers: int) -> None:
+    if workers < 0:
+        raise UserError(f"--workers must not be negative, but is {workers}.")
     if seed < 0:
         raise UserError(f"--seed must not be negative, but is {seed}.")
     if shard_size < 1:

@@ -35,16 +35,19 @@ def read_photograph(path: Path) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Pillow warns from half its bound on.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 return to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise BadPhotographError("it is not an image") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise BadPhotographError(f"it has more than {MAX_PIXELS:,} pixels") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        # Pillow raises OSError for truncated data and SyntaxError for broken PNG chunks.
-        raise BadPhotographError(str(error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        # A damaged file fails in its decoder or its EXIF reader, each with exceptions of its own.
+        raise BadPhotographError(str(error) or type(error).__name__) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -63,12 +66,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def encode_photograph(image: Image.Image, *, shorter_side: int, quality: int) -> bytes:
-    """An RGB image as JPEG, its shorter side shrunk to `shorter_side` pixels where it is longer (never enlarged)."""
+    """An RGB image as JPEG, its shorter side shrunk to `shorter_side` pixels where it is longer (never enlarged).
+
+    Raises:
+        BadPhotographError: longer than a JPEG can be.
+    """
     width, height = image.size
     scale = shorter_side / min(width, height)
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
+    try:
+        image.save(buffer, "JPEG", quality=quality)
+    except OSError as error:
+        raise BadPhotographError(f"{width} x {height} pixels do not go into a JPEG") from error
     return buffer.getvalue()

@@ -95,8 +95,8 @@ def write_shards(
         return dict(json.loads(bad_file.read_text()))
     total = sum(len(shard.items) for shard in plan)
     bad: dict[str, str] = {}
-    done = [shard for shard in plan if (out / shard.name).is_file()]
-    todo = [shard for shard in plan if not (out / shard.name).is_file()]
+    done = [s for s in plan if (out / s.name).is_file() and (out / f".{s.name}.bad").is_file()]
+    todo = [shard for shard in plan if shard not in done]
     for shard in done:
         bad |= json.loads((out / f".{shard.name}.bad").read_text())
     _refuse_too_many(bad, max_bad, total)
@@ -117,7 +117,7 @@ def write_shards(
 
 
 def _refuse_too_many(bad: dict[str, str], max_bad: float, total: int) -> None:
-    if len(bad) > max_bad * total:
+    if len(bad) > max_bad * total or len(bad) == total:
         name, reason = next(iter(bad.items()))
         raise UserError(
             f"{name}: {reason}; {len(bad)} of {total} photographs are bad, more than the allowed share of {max_bad:g} "

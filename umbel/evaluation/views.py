@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from umbel.augment.sheet import views_sheet
@@ -20,6 +22,8 @@ from umbel.data.photograph import BadPhotographError, find_photographs, read_pho
 from umbel.data.reader import ShardReader
 from umbel.random_stream import Purpose, stream
 from umbel.run import UserError, say
+
+SOFTWARE = "umbel views"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +54,14 @@ def run(config: ViewsSheetConfig) -> None:
     Raises:
         UserError: no photographs, or a damaged one.
     """
-    if config.count < 1 or config.seed < 0:
-        raise UserError(f"--count must be at least 1 and --seed not negative, not {config.count} and {config.seed}.")
+    if config.count < 1:
+        raise UserError(f"--count must be at least 1, not {config.count}.")
+    if config.seed < 0:
+        raise UserError(f"--seed must not be negative, but is {config.seed}.")
     if config.out.suffix.lower() != ".png":
         raise UserError(f"--out must end in .png, not {config.out}.")
+    if config.out.exists() and not _is_sheet(config.out):
+        raise UserError(f"{config.out} is there and is no sheet of Umbel's: choose another --out.")
     photographs = choose_photographs(config.data, config.count, config.seed)
     cpu = torch.device("cpu")
     views = Views(config.views, seed=config.seed, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=cpu)
@@ -68,9 +76,20 @@ def run(config: ViewsSheetConfig) -> None:
     sheet = views_sheet(photographs, all_draws, all_views)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     beside = config.out.with_name(f".{config.out.name}.tmp.png")
-    sheet.save(beside)
+    marked = PngInfo()
+    marked.add_text("Software", SOFTWARE)
+    sheet.save(beside, pnginfo=marked)
     beside.replace(config.out)
     say(f"{config.out}: {len(photographs)} photographs with {total} views each, policy {config.views.policy}.")
+
+
+def _is_sheet(path: Path) -> bool:
+    """Whether a file is a picture that this command made."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == SOFTWARE
+    except (OSError, SyntaxError, ValueError):
+        return False
 
 
 def choose_photographs(data: str, count: int, seed: int) -> list[Tensor]:

@@ -70,10 +70,14 @@ def load_checkpoint(
         UserError: unreadable, of a newer format, or of another network.
     """
     try:
-        state: dict[str, Any] = torch.load(path / "training.pt", map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        state: Any = torch.load(path / "training.pt", map_location=device, weights_only=True)
+        if not isinstance(state, dict) or not {"format", "step", "student", "teacher", "optimizer"} <= set(state):
+            raise ValueError("it is not a checkpoint of Umbel")
+    except Exception as error:
+        # A damaged file fails in torch, in its zip reader or in its unpickler, each with an exception of its own.
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise UserError(
-            f"checkpoint {path} cannot be read ({error}): remove its folder to continue from the one before."
+            f"checkpoint {path} cannot be read ({reason[:160]}): remove its folder to continue from the one before."
         ) from error
     if state.get("format") != FORMAT:
         raise UserError(

@@ -16,7 +16,7 @@ from umbel.backbones.folder import ModelCard
 from umbel.data.index import PRETRAINING_SPLITS, ShardSet, find_shards, open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
 from umbel.machine import choose_device, choose_precision
-from umbel.run import UserError, say
+from umbel.run import UserError, refuse_overlap, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
@@ -30,6 +30,8 @@ def run(config: PretrainConfig) -> None:
     Raises:
         UmbelError: see `umbel.ssl.train.train`; and every fault of DATA or the configuration.
     """
+    if config.force:
+        refuse_overlap(config.data, config.out)
     count = count_photographs(config.data)
     config = resolve(config)
     if config.init is None and count < FEW_PHOTOGRAPHS:

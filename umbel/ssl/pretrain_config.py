@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,7 +81,7 @@ class TrainConfig:
         for name in ("batch", "accumulation", "log_every", "save_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, not {getattr(self, name)}")
-        if self.epochs <= 0 or self.save_minutes <= 0 or self.keep_every < 0:
+        if not 0 < self.epochs < math.inf or not self.save_minutes > 0 or self.keep_every < 0:
             raise ValueError("train.epochs and train.save_minutes must be positive, train.keep_every not negative")
 
 
