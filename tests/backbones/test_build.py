@@ -101,7 +101,7 @@ def test_what_is_no_vit_is_refused(name: str, words: str) -> None:
 
 @pytest.mark.parametrize("size", [30, 4])
 def test_an_image_that_the_patch_does_not_divide_is_refused(size: int) -> None:
-    with pytest.raises(UserError, match=f"{size} px"):
+    with pytest.raises(UserError, match=f"views.global_size {size} is not a multiple"):
         build(TINY, size)
 
 
