@@ -15,10 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/umbel shards make synthetic --out demo/shards
-	$(BIN)/umbel views demo/shards --out demo/views.png
-	$(BIN)/umbel pretrain demo/shards --out demo/run --recipe demo
-	$(BIN)/umbel export demo/run
+	$(BIN)/umbel demo --out demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow and not slurm and not gpu' --numprocesses 2

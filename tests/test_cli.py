@@ -40,12 +40,33 @@ VIEWS = """
 """
 OPTIONS = {
     "shards make folder": """
-        --out --split --shorter-side --quality --shard-size --max-bad --seed --workers --force --no-force""",
+        --out --split --test-share --shorter-side --quality --shard-size --max-bad --seed --workers --force
+        --no-force""",
     "shards make synthetic": """
         --out --train --test --size --quality --shard-size --seed --workers --force --no-force""",
     "shards check": "",
+    "demo": """
+        --out --data --recipe --epochs --shots --seed --device --force --no-force""",
     "views": "--out --recipe --count --seed" + VIEWS,
     "pretrain": PRETRAIN + VIEWS,
+    "embed": """
+        --data --out --splits --batch --device --workers --force --no-force""",
+    "probe": """
+        --data --shots --draws --knn --seed --baselines --no-baselines --json --no-json --out --batch --device
+        --workers""",
+    "hash fit": """
+        --out --data --bits --method --seed --device --force --no-force --crovca.size --crovca.affine
+        --crovca.no-affine --crovca.epochs --crovca.batch --crovca.learning-rate --crovca.floor
+        --crovca.weight-decay --crovca.views --crovca.eps --crovca.weight --photographs.rounds
+        --photographs.area --photographs.policy --photographs.canvas --photographs.batch --photographs.workers""",
+    "hash encode": """
+        --embeddings --out --force --no-force""",
+    "hash search": """
+        --key --photo --top --asymmetric --no-asymmetric --backbone --coder --json --no-json""",
+    "hash evaluate": """
+        --k --denominator --bits --baselines --seed --out --json --no-json""",
+    "report": """
+        --out --data""",
     "export": "--out --force --no-force",
     "doctor": "--json --no-json",
 }

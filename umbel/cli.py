@@ -22,8 +22,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "shards make folder": ("umbel.data.make:make_folder", "Make shards from a folder of photographs"),
     "shards make synthetic": ("umbel.data.make:make_synthetic", "Make shards of synthetic plants"),
     "shards check": ("umbel.data.check:check", "Read every sample of a set of shards and verify its index"),
+    "demo": (
+        "umbel.pipeline:run",
+        "The whole story: pretrain, probe, hash, export and report, on your data or synthetic",
+    ),
     "views": ("umbel.evaluation.views:run", "Draw a sheet of photographs and their augmented views"),
     "pretrain": ("umbel.ssl.pretrain:run", "Pretrain a backbone on photographs without labels (SimDINOv2)"),
+    "embed": ("umbel.evaluation.embed:run", "Embed photographs with a backbone and store the features"),
+    "probe": ("umbel.evaluation.probe:run", "Measure features: few-shot and nearest neighbors, beside baselines"),
+    "hash fit": ("umbel.evaluation.hashing.fit_command:run", "Fit hash codes: CroVCA on photographs, or ITQ, PCA, LSH"),
+    "hash encode": ("umbel.evaluation.hashing.encode_command:run", "Turn embeddings into packed hash codes"),
+    "hash search": ("umbel.evaluation.hashing.search_command:run", "Find the photographs whose codes are nearest"),
+    "hash evaluate": (
+        "umbel.evaluation.hashing.evaluate_command:run",
+        "Measure retrieval by codes, ITQ and float beside",
+    ),
+    "report": ("umbel.evaluation.report:run", "Write what a run learned and cost as one HTML file"),
     "export": ("umbel.backbones.export:run", "Export a run's backbone as a folder that timm loads"),
     "doctor": ("umbel.doctor:run", "Say what this machine has and what Umbel will use of it"),
 }

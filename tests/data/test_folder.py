@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from umbel.data.folder import key_of, read_folder, shuffled
+from umbel.data.folder import key_of, read_folder, set_aside, shuffled
 from umbel.data.index import SHARD_NAME
 from umbel.data.photograph import find_photographs
 from umbel.run import UserError
@@ -160,3 +160,38 @@ def test_no_two_names_of_splits_make_a_bad_shard_name() -> None:
 
 def test_real_photographs_are_found(shared_data: Path) -> None:
     assert len(find_photographs(shared_data / "photos")) == 8
+
+
+def test_a_share_of_each_class_is_set_aside_by_its_paths(tmp_path: Path) -> None:
+    for number in range(23):
+        path = tmp_path / ("ash" if number < 20 else "oak") / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    folder = read_folder(tmp_path, "train")
+    divided = set_aside(folder, 0.2)
+    names = {split: [row.class_name for row in rows] for split, rows in divided.splits.items()}
+    assert (names["test"].count("ash"), names["test"].count("oak")) == (4, 1)
+    keys = [row.key for rows in divided.splits.values() for row in rows]
+    assert sorted(keys) == sorted(row.key for row in folder.splits["train"])
+    assert set_aside(read_folder(tmp_path, "train"), 0.2) == divided
+    assert set_aside(folder, 0) == folder
+
+
+def test_a_class_of_one_photograph_keeps_it_for_training(tmp_path: Path) -> None:
+    (tmp_path / "ash").mkdir()
+    (tmp_path / "ash" / "1.jpg").write_bytes(b"")
+    assert set_aside(read_folder(tmp_path, "train"), 0.9).splits["test"] == ()
+
+
+def test_a_test_split_of_ones_own_is_kept(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split / "ash").mkdir(parents=True)
+        (tmp_path / split / "ash" / "1.jpg").write_bytes(b"")
+    folder = read_folder(tmp_path, "train")
+    assert set_aside(folder, 0.5) is folder
+
+
+def test_photographs_without_classes_cannot_be_divided(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="class folders"):
+        set_aside(read_folder(tmp_path, "train"), 0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
@@ -82,6 +83,30 @@ def read_folder(folder: Path, split: str) -> PhotographFolder:
     return PhotographFolder(
         splits={name: tuple(rows) for name, rows in splits.items()}, classes=classes, fingerprint=fingerprint
     )
+
+
+def set_aside(folder: PhotographFolder, share: float) -> PhotographFolder:
+    """Make a share of each class's photographs the split test: those whose paths hash lowest, at least one, never all.
+
+    A folder that names a test split keeps its own.
+
+    Raises:
+        UserError: the photographs have no classes.
+    """
+    if share == 0 or "test" in folder.splits:
+        return folder
+    rows = [row for split in folder.splits.values() for row in split]
+    if not folder.classes:
+        raise UserError(
+            "photographs without class folders have no test split: put each class into a folder of its own."
+        )
+    chosen: set[str] = set()
+    for label in range(len(folder.classes)):
+        keys = sorted((row.key for row in rows if row.label == label), key=lambda key: key[-10:])
+        chosen |= set(keys[: min(max(1, round(share * len(keys))), len(keys) - 1)])
+    splits = {name: tuple(row for row in part if row.key not in chosen) for name, part in folder.splits.items()}
+    splits["test"] = tuple(row for row in rows if row.key in chosen)
+    return dataclasses.replace(folder, splits=splits)
 
 
 def key_of(file: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from PIL import Image
 
-from umbel.data.folder import PhotographToSample, read_folder, shuffled
+from umbel.data.folder import PhotographToSample, read_folder, set_aside, shuffled
 from umbel.data.index import SPLIT_NAME
 from umbel.data.photograph import encode_photograph
 from umbel.data.synthetic import SPECIES, draw
@@ -27,6 +27,8 @@ class MakeFolderConfig:
     """Folder for the shards."""
     split: str = "train"
     """Split of the photographs, where the folders do not name it."""
+    test_share: float = 0.0
+    """Share of each class's photographs that become the split test, by a hash of their paths; needs class folders."""
     shorter_side: int = 384
     """Photographs are shrunk to this shorter side, in pixels; never enlarged."""
     quality: int = 90
@@ -78,19 +80,23 @@ def make_folder(config: MakeFolderConfig) -> None:
         raise UserError(f"--max-bad is a share between 0 and 1, not {config.max_bad:g}.")
     if config.shorter_side < 8:
         raise UserError(f"--shorter-side must be at least 8 pixels, not {config.shorter_side}.")
+    if not 0 <= config.test_share < 1:
+        raise UserError(f"--test-share is a share from 0 to below 1, not {config.test_share:g}.")
     if not SPLIT_NAME.fullmatch(config.split):
         raise UserError(
             f"--split must be a word of letters, digits and _, beginning with a letter, not '{config.split}'."
         )
     if config.force:
         refuse_overlap(config.data, config.out)
-    folder = read_folder(config.data, config.split)
+    folder = set_aside(read_folder(config.data, config.split), config.test_share)
     plan = [
         shard
         for split, rows in sorted(folder.splits.items())
         for shard in plan_shards(split, shuffled(rows, config.seed), config.shard_size)
     ]
-    settings = {name: getattr(config, name) for name in ("split", "shorter_side", "quality", "shard_size", "seed")}
+    settings = {
+        name: getattr(config, name) for name in ("split", "test_share", "shorter_side", "quality", "shard_size", "seed")
+    }
     bad = write_shards(
         config.out,
         plan,

@@ -1,0 +1,166 @@
+"""`umbel hash evaluate CODES|EMBEDDINGS ...`: a table of retrieval by codes, by ITQ and by the float features."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from umbel.evaluation.embeddings import Embeddings
+from umbel.evaluation.hashing.codes import Codes
+from umbel.evaluation.hashing.evaluate import (
+    DATABASE_SPLITS,
+    QUERY_SPLITS,
+    Convention,
+    Score,
+    Task,
+    make_task,
+    score_codes,
+    score_features,
+    score_hasher,
+)
+from umbel.evaluation.hashing.search_command import codes_hasher
+from umbel.evaluation.hashing.stored import BASELINES
+from umbel.evaluation.measures import Denominator
+from umbel.run import UserError, say, write_atomic
+
+Baseline = Literal["itq", "pca", "pca-rotation", "lsh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashEvaluateConfig:
+    """Measure retrieval: queries are the test split, the database is train and val."""
+
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of `umbel hash encode`, and one of `umbel embed` for the float features, ITQ and asymmetric search."""
+    k: int = 1000
+    """Ranks that count; the whole database where it is smaller."""
+    denominator: Denominator = "found"
+    """AP is divided by the relevant photographs found in the top k, by min(k, R) (min), or by R (all)."""
+    bits: int = 32
+    """Bits of the baselines, where no codes are given."""
+    baselines: tuple[Baseline, ...] = ("itq",)
+    """Fitted on the database and shown beside, where embeddings are given."""
+    seed: int = 0
+    """Seed of the baselines."""
+    out: Path | None = None
+    """File for the table as JSON; an older one is replaced."""
+    json: bool = False
+    """Print JSON."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.bits < 1 or self.seed < 0:
+            raise ValueError(f"k and bits must be at least 1 and seed 0, not {self.k}, {self.bits} and {self.seed}")
+        if not self.inputs:
+            raise ValueError("inputs: give at least one folder of codes or embeddings")
+
+
+def run(config: HashEvaluateConfig) -> None:
+    """Measure and print.
+
+    Raises:
+        UserError: nothing to measure, or folders of different photographs.
+    """
+    embeddings, codes = read_inputs(config.inputs)
+    task, convention = choose_task(config, next(iter(codes.values())) if embeddings is None else embeddings)
+    scores = score_features(embeddings.features, task, convention) if embeddings is not None else []
+    for name, one in codes.items():
+        scores += score_codes(
+            name, one.packed, one.bits, task, convention, logits=_query_logits(one, embeddings, task, name)
+        )
+    for bits in dict.fromkeys(one.bits for one in codes.values()) or [config.bits]:
+        for method in config.baselines if embeddings is not None else ():
+            assert embeddings is not None
+            hasher = BASELINES[method](bits, seed=config.seed).fit(embeddings.features[task.database])
+            scores += score_hasher(f"{method} beside", hasher, embeddings.features, task, convention)
+    told = describe(convention, task, scores)
+    if config.out is not None:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(config.out, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    print(json.dumps(told, indent=1, ensure_ascii=False) if config.json else table(told["convention"], scores))
+
+
+def read_inputs(folders: tuple[Path, ...]) -> tuple[Embeddings | None, dict[str, Codes]]:
+    """At most one set of embeddings, and codes by the names of their folders, all of the same photographs.
+
+    Raises:
+        UserError: neither, more embeddings than one, or different photographs.
+    """
+    embeddings: Embeddings | None = None
+    codes: dict[str, Codes] = {}
+    for folder in folders:
+        if (folder / "embeddings.json").is_file():
+            if embeddings is not None:
+                raise UserError(f"{folder} is a second folder of embeddings: give one.")
+            embeddings = Embeddings.load(folder)
+        elif (folder / "codes.json").is_file():
+            codes[str(folder)] = Codes.load(folder)
+        else:
+            raise UserError(f"{folder} holds neither codes (`umbel hash encode`) nor embeddings (`umbel embed`).")
+    first: Embeddings | Codes = next(iter(codes.values())) if embeddings is None else embeddings
+    for name, one in codes.items():
+        if one.keys != first.keys or not np.array_equal(one.label, first.label):
+            raise UserError(f"{name} holds other photographs or labels than its neighbors: they cannot be compared.")
+    return embeddings, codes
+
+
+def choose_task(config: HashEvaluateConfig, photographs: Embeddings | Codes) -> tuple[Task, Convention]:
+    """Queries, database and convention.
+
+    Raises:
+        UserError: no labeled queries, or no labeled database.
+    """
+    task = make_task(photographs.label, photographs.split, photographs.splits)
+    for rows, what, splits in ((task.queries, "query", QUERY_SPLITS), (task.database, "database", DATABASE_SPLITS)):
+        if not len(rows):
+            there = ", ".join(photographs.splits)
+            raise UserError(
+                f"no labeled photograph can be a {what} (split {' or '.join(splits)}); the splits here are: {there}."
+            )
+    return task, Convention(k=min(config.k, len(task.database)), denominator=config.denominator)
+
+
+def _query_logits(codes: Codes, embeddings: Embeddings | None, task: Task, name: str) -> np.ndarray | None:
+    """The queries' logits for asymmetric search; None, told why, where the coder or the embeddings are missing."""
+    if embeddings is None:
+        return None
+    try:
+        hasher = codes_hasher(codes, None)
+    except UserError as error:
+        say(f"{name}: no asymmetric search: {error}")
+        return None
+    if hasher.width != embeddings.features.shape[1]:
+        say(f"{name}: no asymmetric search: its coder takes features of width {hasher.width}.")
+        return None
+    return hasher.logits(embeddings.features[task.queries])
+
+
+def describe(convention: Convention, task: Task, scores: list[Score]) -> dict[str, Any]:
+    """The table as plain data."""
+    text = f"{convention}; {len(task.queries):,} queries (test), {len(task.database):,} photographs in the database"
+    return {
+        "format": 1,
+        "convention": text,
+        "k": convention.k,
+        "denominator": convention.denominator,
+        "queries": len(task.queries),
+        "database": len(task.database),
+        "scores": [dataclasses.asdict(score) for score in scores],
+    }
+
+
+def table(title: str, scores: list[Score]) -> str:
+    """The table for people."""
+    width = max(len(score.name) for score in scores)
+    lines = [title, f"{'':<{width}}  bits  {'distance':<10}  mAP %  imbalance  correlation  constant bits"]
+    for score in scores:
+        health = score.health
+        told = f"{health.imbalance:9.3f}  {health.correlation:11.3f}  {health.constant:13d}" if health else ""
+        line = f"{score.name:<{width}}  {score.bits or '-':>4}  {score.distance:<10}  {100 * score.map:5.1f}  {told}"
+        lines.append(line.rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,174 @@
+"""`umbel hash fit EMBEDDINGS|BACKBONE --out DIR`: fit a hashing method and store it as a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from umbel.backbones import Backbone, load
+from umbel.data.index import ShardSet, find_shards, open_shards
+from umbel.evaluation.embed import preprocessing, weights_sha256
+from umbel.evaluation.embeddings import Embeddings
+from umbel.evaluation.hashing.evaluate import QUERY_SPLITS
+from umbel.evaluation.hashing.fit import CrovcaConfig, fit_crovca
+from umbel.evaluation.hashing.photograph_views import PhotographViewsConfig, view_embeddings
+from umbel.evaluation.hashing.stored import (
+    BASELINES,
+    already_made,
+    backbone_name,
+    file_sha256,
+    save_hasher,
+    versions,
+)
+from umbel.machine import DeviceChoice, choose_device
+from umbel.run import UserError, say
+
+Method = Literal["crovca", "itq", "pca", "pca-rotation", "lsh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashFitConfig:
+    """Fit a hashing method: CroVCA on views of photographs, the others on embeddings."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A folder of `umbel embed`, or (crovca) a backbone: a run, a folder, hf-hub:NAME, a name of timm's."""
+    out: Path
+    """Folder for the coder."""
+    data: str | None = None
+    """Shards whose photographs crovca trains on; by default those that the embeddings were made of."""
+    bits: int = 32
+    """K, bits of a code."""
+    method: Method = "crovca"
+    """crovca (learned), itq, pca (signs of principal components), pca-rotation or lsh (random hyperplanes)."""
+    seed: int = 0
+    """Seed of weights, order, views and rotations."""
+    device: DeviceChoice = "auto"
+    """Where crovca runs: auto, cpu or cuda."""
+    force: bool = False
+    """Move a folder at --out that holds something else aside."""
+    crovca: CrovcaConfig = field(default_factory=CrovcaConfig)
+    photographs: PhotographViewsConfig = field(default_factory=PhotographViewsConfig)
+
+    def __post_init__(self) -> None:
+        if self.bits < 1:
+            raise ValueError(f"bits must be at least 1, not {self.bits}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, not {self.seed}")
+
+
+def run(config: HashFitConfig) -> None:
+    """Fit and store; queries (test) are never fitted on.
+
+    Raises:
+        UserError: nothing to fit on, or something else at --out.
+    """
+    embeddings = Embeddings.load(Path(config.source)) if (Path(config.source) / "embeddings.json").is_file() else None
+    if config.method == "crovca":
+        _fit_on_photographs(config, embeddings)
+    elif embeddings is None:
+        raise UserError(
+            f"{config.source} holds no embeddings, which {config.method} is fitted on: make them with `umbel embed`."
+        )
+    else:
+        _fit_on_embeddings(config, embeddings)
+
+
+def _fit_on_embeddings(config: HashFitConfig, embeddings: Embeddings) -> None:
+    asked = _asked(config) | {"embeddings": file_sha256(Path(config.source) / "embeddings.safetensors")}
+    if _there(config, asked):
+        return
+    used = embeddings.of(*_fitting_splits(embeddings.splits))
+    started = time.monotonic()
+    hasher = BASELINES[config.method](config.bits, seed=config.seed).fit(used.features)
+    told = {name: embeddings.provenance.get(name) for name in ("backbone", "preprocessing", "data")}
+    _store(config, hasher, asked, told, len(used), started)
+
+
+def _fit_on_photographs(config: HashFitConfig, embeddings: Embeddings | None) -> None:
+    backbone, shards = _backbone_and_shards(config, embeddings)
+    sha256 = weights_sha256(backbone)
+    asked = _asked(config) | {
+        "crovca": dataclasses.asdict(config.crovca),
+        "photographs": _that_matter(config.photographs),
+    }
+    asked |= {"backbone": sha256, "data": shards.fingerprint()}
+    if _there(config, asked):
+        return
+    device = choose_device(config.device)
+    say(f"device {device.value}: {device.reason}.")
+    started = time.monotonic()
+    views = view_embeddings(backbone, shards, seed=config.seed, device=device.value, config=config.photographs)
+    hasher = fit_crovca(views, bits=config.bits, seed=config.seed, config=config.crovca)
+    told = {
+        "backbone": {"source": backbone.source, "sha256": sha256},
+        "preprocessing": preprocessing(backbone),
+        "data": {"folder": str(shards.shards[0].path.parent), "fingerprint": shards.fingerprint()},
+    }
+    _store(config, hasher, asked, told, views.shape[1], started)
+
+
+def _asked(config: HashFitConfig) -> dict[str, Any]:
+    """What every method is asked for; with it and the inputs' hashes a folder is known again."""
+    return {"method": config.method, "bits": config.bits, "seed": config.seed}
+
+
+def _that_matter(config: PhotographViewsConfig) -> dict[str, Any]:
+    """The settings that change the views; how fast they are made is left out."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in ("batch", "workers")}
+
+
+def _backbone_and_shards(config: HashFitConfig, embeddings: Embeddings | None) -> tuple[Backbone, ShardSet]:
+    """What crovca embeds the views of: named outright, or by the embeddings' provenance."""
+    name: str | None = config.source
+    data = config.data
+    if embeddings is not None:
+        name = backbone_name(embeddings.provenance)
+        if name is None:
+            raise UserError(
+                f"{config.source} does not tell its backbone, which crovca embeds views with: give the backbone itself."
+            )
+        told = embeddings.provenance.get("data")
+        data = data or (told.get("folder") if isinstance(told, dict) else None)
+    if data is None:
+        raise UserError("crovca trains on views of photographs: give their shards with --data.")
+    if not find_shards(data):
+        raise UserError(f"{data} holds no shards: make them with `umbel shards make folder`.")
+    shards = open_shards(data)
+    splits = _fitting_splits(tuple(shard.split for shard in shards.shards))
+    return load(str(name)), shards.select(splits)
+
+
+def _fitting_splits(splits: tuple[str, ...]) -> list[str]:
+    """All splits but the queries'.
+
+    Raises:
+        UserError: there are only queries.
+    """
+    chosen = [name for name in dict.fromkeys(splits) if name not in QUERY_SPLITS]
+    if not chosen:
+        raise UserError("there is only a test split, whose photographs are the queries: nothing may be fitted on it.")
+    return chosen
+
+
+def _there(config: HashFitConfig, asked: dict[str, Any]) -> bool:
+    if already_made(config.out, "coder.json", asked, force=config.force):
+        say(f"{config.out} already holds this coder.")
+        return True
+    return False
+
+
+def _store(
+    config: HashFitConfig, hasher: Any, asked: dict[str, Any], told: dict[str, Any], count: int, started: float
+) -> None:
+    seconds = round(time.monotonic() - started, 3)
+    save_hasher(
+        config.out,
+        hasher,
+        {"asked": asked, "photographs": count, "seconds": seconds, "versions": versions()} | told,
+    )
+    say(f"{config.out}: {config.method}, {config.bits} bits, fitted on {count:,} photographs in {seconds:.1f} s.")

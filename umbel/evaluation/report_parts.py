@@ -1,0 +1,145 @@
+"""The parts of a report in order; one whose file is missing says so in a sentence instead."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from umbel.augment.views import ViewsConfig
+from umbel.backbones import Backbone
+from umbel.config import from_values
+from umbel.data.index import PRETRAINING_SPLITS
+from umbel.evaluation import report_tables as tables
+from umbel.evaluation.embed import weights_sha256
+from umbel.evaluation.hashing.evaluate import QUERY_SPLITS
+from umbel.evaluation.report_charts import curves
+from umbel.evaluation.report_html import Markup, aside, figure, join, picture, tag
+from umbel.evaluation.report_pictures import choose, pca_maps, sheet
+from umbel.evaluation.report_retrieval import retrieval
+from umbel.evaluation.report_run import Photographs, RunRecord, data_name
+from umbel.evaluation.report_words import health, verdict
+
+SHEET_ROWS, MAPS = 4, 6
+NO_PHOTOGRAPHS = "the photographs are not at hand (give their shards as --data)."
+
+
+def parts(run: RunRecord, pictures: Photographs | None, backbone: Backbone | None, fault: str) -> dict[str, Markup]:
+    """Title -> content.
+
+    Args:
+        fault: why there is no backbone.
+    """
+    return {
+        "Summary": tag("p", summary(run)),
+        "Few-shot accuracy": _fewshot(run),
+        "Training": join(tag("p", health(run.metrics, run.bad_photographs)), curves(run.metrics)),
+        "Augmented views": _views(run, pictures),
+        "Patch features": _maps(run, pictures, backbone, fault),
+        "Retrieval by code": _retrieval(run, pictures),
+        "Hashing": tables.hashing(run.hashing, run.codes)
+        if run.hashing is not None
+        else aside("There is no hashing table: the run folder has no hash.json (`umbel hash evaluate --out`)."),
+        "Cost": tables.costs(run.steps)
+        if run.steps is not None
+        else aside("What each step cost was not recorded: the run folder has no steps.json."),
+        "Provenance": tables.provenance(
+            run,
+            weights=None if backbone is None else weights_sha256(backbone),
+            checkpoint=None if backbone is None else backbone.source.removeprefix("folder "),
+            pictures=_where(pictures),
+        ),
+    }
+
+
+def heading(run: RunRecord, pictures: Photographs | None) -> str:
+    """What was trained on what, in a line."""
+    begun = run.config.get("init") or run.config["backbone"]["name"]
+    return f"{begun}, pretrained on {data_name(run, pictures)}"
+
+
+def lead(run: RunRecord, pictures: Photographs | None, backbone: Backbone | None) -> str:
+    """The same with numbers."""
+    config, last = run.config, run.metrics[-1]
+    size = f" of {sum(p.numel() for p in backbone.model.parameters()) / 1e6:.1f} million weights" if backbone else ""
+    photographs = "photographs"
+    if pictures is not None and pictures.trained_on:
+        count = sum(shard.count for shard in pictures.shards.shards if shard.split in PRETRAINING_SPLITS)
+        photographs = f"{count:,} photographs"
+    start = f"from {config['init']}" if config.get("init") else "from random weights"
+    return (
+        f"A vision transformer{size}, pretrained without labels (SimDINOv2) {start} on {photographs} for "
+        f"{last['step']:,} steps ({last['epoch']:.3g} epochs) by the recipe “{config.get('recipe')}”."
+    )
+
+
+def summary(run: RunRecord) -> str:
+    """Who won."""
+    if run.probe is None:
+        return "How good the features are is not known: they have not been probed."
+    return verdict(run.probe)
+
+
+def _where(pictures: Photographs | None) -> str:
+    if pictures is None:
+        return "none at hand"
+    return pictures.where if pictures.trained_on else f"{pictures.where} (not what the run was trained on)"
+
+
+def _fewshot(run: RunRecord) -> Markup:
+    if run.probe is None:
+        return aside("There is no few-shot table: the run folder has no probe.json (`umbel probe RUN --out`).")
+    return tables.fewshot(run.probe, run.classes)
+
+
+def _views(run: RunRecord, pictures: Photographs | None) -> Markup:
+    chosen = _photographs(run, pictures, SHEET_ROWS, PRETRAINING_SPLITS)
+    if not chosen:
+        return aside(f"There are no pictures of views: {NO_PHOTOGRAPHS}")
+    config = from_values(ViewsConfig(), run.config.get("views", {}), f"{run.path}: views")
+    image = sheet(config, chosen, seed=run.config["seed"])
+    alt = f"{len(chosen)} photographs, each beside its 2 global and {config.local_views} local augmented views."
+    caption = f"What training sees: a photograph with the boxes drawn on it, 2 global views of {config.global_size} "
+    caption += f"pixels and {config.local_views} local views of {config.local_size}, policy “{config.policy}”."
+    return figure(picture(image, alt), caption, class_="sheet")
+
+
+def _maps(run: RunRecord, pictures: Photographs | None, backbone: Backbone | None, fault: str) -> Markup:
+    if backbone is None or backbone.patch is None:
+        return aside(f"There are no maps of patch features: {fault or 'the backbone has no patches.'}")
+    chosen = _photographs(run, pictures, MAPS, QUERY_SPLITS)
+    if not chosen:
+        return aside(f"There are no maps of patch features: {NO_PHOTOGRAPHS}")
+    pairs = []
+    for number, (photograph, image) in enumerate(zip(chosen, pca_maps(backbone, chosen, backbone.patch), strict=True)):
+        left = picture(_image(photograph), f"Photograph {number + 1}.")
+        right = picture(
+            image, f"Its patch features: {image.height} by {image.width} patches.", exact=True, class_="map"
+        )
+        pairs.append(tag("div", left, right, class_="pair"))
+    told = (
+        "The first three principal components of the patch features, taken over all these photographs together, as "
+        "red, green and blue: patches of like color are alike to the backbone. The colors have no meaning of their own."
+    )
+    return join(tag("p", told), tag("div", *pairs, class_="maps"))
+
+
+def _retrieval(run: RunRecord, pictures: Photographs | None) -> Markup:
+    if run.codes is None:
+        return aside("There are no retrieval rows: the run folder has no codes (`umbel hash encode --out RUN/codes`).")
+    if pictures is None:
+        return aside(f"There are no retrieval rows: {NO_PHOTOGRAPHS}")
+    return retrieval(run.codes, pictures.shards, seed=run.config["seed"])
+
+
+def _photographs(run: RunRecord, pictures: Photographs | None, count: int, splits: tuple[str, ...]) -> list[Tensor]:
+    """Photographs (3, H, W) uint8 drawn by the run's seed; [] where there are none."""
+    if pictures is None:
+        return []
+    return [photograph for _, photograph in choose(pictures.shards, count, seed=run.config["seed"], splits=splits)]
+
+
+def _image(photograph: Tensor) -> Image.Image:
+    image = Image.fromarray(np.ascontiguousarray(photograph.permute(1, 2, 0).numpy()))
+    image.thumbnail((360, 360))
+    return image

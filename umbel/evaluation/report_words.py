@@ -1,0 +1,104 @@
+"""The sentences of a report that judge: who won, whether training was healthy. True whoever wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from umbel.evaluation.fewshot import interval
+from umbel.evaluation.probe import PRETRAINED, UNTRAINED
+from umbel.evaluation.probe_rows import ProbeRow
+from umbel.evaluation.report_html import listed
+
+# A number and its unit stay on one line.
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def verdict(rows: Sequence[ProbeRow]) -> str:
+    """Who won the few-shot table and by how much; undecided where the intervals of the best two overlap."""
+    ranked = sorted(rows, key=lambda row: -row.mean)
+    shots = f"{ranked[0].shots}-shot"
+    if len(ranked) == 1:
+        return f"The {ranked[0].name} reaches {reached(ranked[0])} in the {shots} table; nothing stands beside it."
+    first, second = ranked[:2]
+    if overlap(first, second):
+        told = f"The {shots} table is undecided: the {first.name} reaches {reached(first)} and the {second.name} "
+        told += f"{reached(second)}, {lead(first, second)} apart, and their 95 % intervals overlap."
+    else:
+        told = f"The {first.name} wins the {shots} table: it names {reached(first)} of the query photographs "
+        told += f"correctly, {lead(first, second)} more than the {second.name} ({reached(second)})."
+    return " ".join([told, *_place_of_pretraining(ranked)])
+
+
+def _place_of_pretraining(ranked: Sequence[ProbeRow]) -> list[str]:
+    """Where the pretrained backbone stands if it is not among those named, and what pretraining itself gave."""
+    by_name = {row.name: row for row in ranked}
+    ours, fresh = by_name.get(PRETRAINED), by_name.get(UNTRAINED)
+    told = []
+    if ours is not None and ranked.index(ours) > 1:
+        told.append(f"The {PRETRAINED} reaches only {reached(ours)}, {lead(ranked[0], ours)} behind the best.")
+    if ours is not None and fresh is not None:
+        if overlap(ours, fresh):
+            told.append(f"Whether pretraining helped at all is undecided: the {UNTRAINED} reaches {reached(fresh)}.")
+        elif {ours.name, fresh.name} != {row.name for row in ranked[:2]}:
+            verb, better, worse = ("adds", ours, fresh) if ours.mean > fresh.mean else ("takes away", fresh, ours)
+            told.append(f"Pretraining itself {verb} {lead(better, worse)}: the {UNTRAINED} reaches {reached(fresh)}.")
+    return told
+
+
+def overlap(a: ProbeRow, b: ProbeRow) -> bool:
+    """Whether two 95 % intervals have a value in common."""
+    return abs(a.mean - b.mean) <= a.interval + b.interval
+
+
+def reached(row: ProbeRow) -> str:
+    """Accuracy with its interval."""
+    return f"{100 * row.mean:.1f}{SPACE}±{SPACE}{percent(row.interval)}"
+
+
+def percent(share: float) -> str:
+    """12.3 %."""
+    return f"{100 * share:.1f}{SPACE}%"
+
+
+def lead(better: ProbeRow, worse: ProbeRow) -> str:
+    """The difference of two means; its interval is of the pairs where both were measured on the same draws."""
+    text = f"{100 * (better.mean - worse.mean):.1f}"
+    if len(better.accuracies) == len(worse.accuracies) > 1:
+        _, half = interval([a - b for a, b in zip(better.accuracies, worse.accuracies, strict=True)])
+        text += f"{SPACE}±{SPACE}{100 * half:.1f}"
+    return f"{text} percentage points"
+
+
+def hashing_verdict(scores: Sequence[dict[str, Any]]) -> str:
+    """The best codes beside the best float features."""
+    codes = [score for score in scores if score["bits"] is not None]
+    floats = [score for score in scores if score["bits"] is None]
+    if not codes:
+        return "The hashing table has no codes in it."
+    best = max(codes, key=lambda score: float(score["map"]))
+    told = f"Best among the codes: {best['name']}, {best['bits']} bits by {best['distance']} distance, "
+    told += f"mAP {percent(best['map'])}"
+    if floats:
+        whole = max(floats, key=lambda score: float(score["map"]))
+        told += f", against {percent(whole['map'])} of the {whole['name']}"
+    return f"{told}."
+
+
+def health(metrics: Sequence[dict[str, Any]], bad_photographs: int) -> str:
+    """Whether steps or photographs were lost."""
+    bad_steps = max(int(row.get("bad_steps") or 0) for row in metrics)
+    lost = []
+    if bad_steps:
+        lost.append(f"{bad_steps:,} step{'s were' if bad_steps > 1 else ' was'} not finite and skipped")
+    if bad_photographs:
+        lost.append(f"{bad_photographs:,} photograph{'s' if bad_photographs > 1 else ''} could not be decoded")
+    return f"In training, {listed(lost)}." if lost else "Every step was finite, and every photograph could be decoded."
+
+
+def duration(seconds: float) -> str:
+    """1.4 s, 3 min 12 s, 2 h 05 min."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
