@@ -147,6 +147,7 @@ def main() -> None:
     raw = resized(images, 32).reshape(len(images), -1).astype(np.float32)
     for name, features in (
         ("five-shot, color histogram 8x8x8", colors),
+        ("five-shot, square root of the histogram", np.sqrt(colors)),
         ("five-shot, raw pixels 32x32", raw),
         ("five-shot, raw pixels 32x32, mean removed", raw - raw.mean(axis=0)),
         ("five-shot, untrained ViT class token", untrained_vit(images, seed)),
