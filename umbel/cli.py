@@ -75,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if list(arguments) in (["--version"], ["-V"]):
         print(f"umbel {__version__}")
         return EXIT_DONE
-    # Threads that wait may spin for some microseconds only: GNU OpenMP's default of milliseconds makes a training step 4
-    # to 14 times slower as soon as another process wants a core; not spinning at all costs a tenth on a quiet machine.
+    # Threads that wait may spin for some microseconds only: GNU OpenMP's default of milliseconds makes a training step
+    # 4 to 14 times slower as soon as another process wants a core; not spinning at all costs a tenth on a quiet one.
     # The library reads it once, when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     found = find(arguments)

@@ -46,8 +46,8 @@ PANELS = (
     Panel(
         title="Compression and expansion",
         series={"compression": "compression", "expansion": "expansion"},
-        caption="How well views of one photograph agree (mean cosine, higher is better), and how much room the features "
-        "fill, which should not collapse to 0.",
+        caption="How well views of one photograph agree (mean cosine, higher is better), and how much room the "
+        "features fill, which should not collapse to 0.",
     ),
     Panel(
         title="Gradient norm",
