@@ -212,7 +212,7 @@ def test_flags_stand_over_the_recipe() -> None:
     arguments = ["data", "--out", "run", "--recipe", "demo", "--train.batch", "5", "--views.global-area", "0.3", "0.9"]
     found = config.parse(PretrainConfig, arguments, prog="umbel pretrain", help="")
     assert (found.train.batch, found.views.global_area) == (5, (0.3, 0.9))
-    assert (found.backbone.width, found.train.epochs, found.recipe) == (128, 5.0, "demo")
+    assert (found.backbone.width, found.train.epochs, found.recipe) == (128, 6.0, "demo")
 
 
 def test_a_flag_at_its_dataclass_default_still_stands_over_the_recipe() -> None:

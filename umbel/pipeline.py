@@ -5,6 +5,7 @@ shards -> pretraining -> embeddings -> few-shot probe -> hash codes and search -
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import threading
@@ -225,14 +226,15 @@ class PeakMemory:
     def _watch(self) -> None:
         process = psutil.Process()
         while True:
+            children: list[psutil.Process] = []
+            with contextlib.suppress(psutil.Error, OSError):  # a child may end while it is looked for
+                children = process.children(recursive=True)
             total = 0
-            for one in (process, *process.children(recursive=True)):
-                try:
+            for one in (process, *children):
+                with contextlib.suppress(psutil.Error, OSError):
                     # Proportional where the system tells it: forked workers share most of their pages.
                     info = one.memory_full_info()
                     total += getattr(info, "pss", info.rss)
-                except psutil.Error:
-                    continue
             self.peak = max(self.peak, total)
             if self._over.wait(0.2):
                 return
