@@ -229,12 +229,17 @@ class PeakMemory:
             children: list[psutil.Process] = []
             with contextlib.suppress(psutil.Error, OSError):  # a child may end while it is looked for
                 children = process.children(recursive=True)
-            total = 0
-            for one in (process, *children):
-                with contextlib.suppress(psutil.Error, OSError):
-                    # Proportional where the system tells it: forked workers share most of their pages.
-                    info = one.memory_full_info()
-                    total += getattr(info, "pss", info.rss)
-            self.peak = max(self.peak, total)
+            self.peak = max(self.peak, sum(map(memory_of, (process, *children))))
             if self._over.wait(0.2):
                 return
+
+
+def memory_of(process: psutil.Process) -> int:
+    """Bytes of a process, pages that forked workers share counted in parts where the system tells; 0 if it ended."""
+    with contextlib.suppress(psutil.Error, OSError):
+        info = process.memory_full_info()
+        return int(getattr(info, "pss", info.rss))
+    # The kernel may refuse the detailed account while the process's memory changes.
+    with contextlib.suppress(psutil.Error, OSError):
+        return int(process.memory_info().rss)
+    return 0
