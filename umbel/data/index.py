@@ -262,12 +262,11 @@ def _read_index(folder: Path, paths: Sequence[Path], whole: bool) -> ShardSet:
     """Read an index and check it against the files' sizes."""
     index = read_json(folder / "index.json", "the index")
     try:
-        rows = {row["name"]: (number, row) for number, row in enumerate(index["shards"])}
-        starts = np.concatenate([[0], np.cumsum([row["count"] for _, row in rows.values()])])
         members, keys = _load_array(folder / "members.npy"), _load_array(folder / "keys.npy")
-        if members.dtype != MEMBER or not len(members) == len(keys) == starts[-1]:
+        if members.dtype != MEMBER or not len(members) == len(keys) == sum(row["count"] for row in index["shards"]):
             raise ValueError("its parts do not fit together")
-        return _match(folder, paths, whole, index, rows, starts, members, keys)
+        found = ShardSet(shards=(), members=members, keys=keys, classes=tuple(index["classes"]))
+        return _match(folder, paths, whole, index["shards"], found)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"the index in {folder} is damaged ({error}): delete its index.json to have it made anew."
@@ -283,16 +282,11 @@ def _load_array(path: Path) -> np.ndarray:
 
 
 def _match(
-    folder: Path,
-    paths: Sequence[Path],
-    whole: bool,
-    index: dict[str, Any],
-    rows: dict[str, tuple[int, dict[str, Any]]],
-    starts: np.ndarray,
-    members: np.ndarray,
-    keys: np.ndarray,
+    folder: Path, paths: Sequence[Path], whole: bool, listed: Sequence[dict[str, Any]], found: ShardSet
 ) -> ShardSet:
-    """The part of an index that the given files stand for."""
+    """The part of an index's samples that the given files stand for; `listed` are its rows of shards."""
+    rows = {row["name"]: (number, row) for number, row in enumerate(listed)}
+    starts = np.cumsum([0, *(row["count"] for row in listed)])
     shards, order = [], []
     for path in paths:
         if path.name not in rows:
@@ -309,9 +303,9 @@ def _match(
     if lacking and whole:
         raise UserError(f"shard {folder / min(lacking)} is missing; {folder / 'index.json'} lists it.")
     picked = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in order]).astype(np.int64)
-    members = members[picked]
+    members = found.members[picked]
     members["shard"] = np.repeat(np.arange(len(shards)), [shard.count for shard in shards])
-    return ShardSet(shards=tuple(shards), members=members, keys=keys[picked], classes=tuple(index["classes"]))
+    return ShardSet(shards=tuple(shards), members=members, keys=found.keys[picked], classes=found.classes)
 
 
 def _cache_folder(folder: Path, paths: Sequence[Path]) -> Path:

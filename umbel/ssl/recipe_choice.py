@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from umbel.ssl.pretrain_config import PretrainConfig
 
 FEW_PHOTOGRAPHS = 50_000
-# Measured share of the matrix-product rate that a whole training step reaches.
+# Share of the matrix-product rate that a whole training step reaches: measured on two CPU cores; for a GPU the middle
+# of what public DINO code is reported to reach, not measured.
 STEP_EFFICIENCY = {"cpu": 0.3, "cuda": 0.25}
 
 
