@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from umbel.data.folder import key_of, read_folder, set_aside, shuffled
-from umbel.data.index import SHARD_NAME
 from umbel.data.photograph import find_photographs
+from umbel.data.scan import SHARD_NAME
 from umbel.run import UserError
 
 Photographs = Callable[..., Path]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import webdataset
 
-from umbel.data.index import find_shards, open_shards, split_of
+from umbel.data.index import find_shards, open_shards
 from umbel.data.reader import ShardReader
+from umbel.data.scan import split_of
 from umbel.run import UserError
 
 Foreign = Callable[..., Path]

@@ -11,9 +11,10 @@ import numpy as np
 import tyro
 
 from umbel.data.decode import decode
-from umbel.data.index import Shard, ShardSet, open_shards, scan_shard
+from umbel.data.index import ShardSet, open_shards
 from umbel.data.photograph import BadPhotographError
 from umbel.data.reader import ShardReader
+from umbel.data.scan import Shard, scan_shard
 from umbel.run import Bar, UserError, say
 
 

@@ -10,8 +10,8 @@ import tyro
 from PIL import Image
 
 from umbel.data.folder import PhotographToSample, read_folder, set_aside, shuffled
-from umbel.data.index import SPLIT_NAME
 from umbel.data.photograph import encode_photograph
+from umbel.data.scan import SPLIT_NAME
 from umbel.data.synthetic import SPECIES, draw
 from umbel.data.write import Sample, plan_shards, write_shards
 from umbel.run import UserError, processors, refuse_overlap, say
