@@ -189,14 +189,16 @@ class Steps:
             return
         say(f"-- {name}")
         started, before = time.monotonic(), row["seconds"]
-        with PeakMemory() as memory:
-            try:
+        memory = PeakMemory()
+        try:
+            with memory:
                 step()
-                row["done"] = True
-            finally:
-                row["seconds"] = before + time.monotonic() - started
-                row["peak_memory_gib"] = max(row["peak_memory_gib"], memory.peak / 2**30)
-                self._write(self.file)
+            row["done"] = True
+        finally:
+            # Behind the `with`: a step of milliseconds ends before the watch's first look does.
+            row["seconds"] = before + time.monotonic() - started
+            row["peak_memory_gib"] = max(row["peak_memory_gib"], memory.peak / 2**30)
+            self._write(self.file)
 
     def finish(self, folder: Path) -> None:
         """Put the record where the report reads it."""
@@ -239,7 +241,4 @@ def memory_of(process: psutil.Process) -> int:
     with contextlib.suppress(psutil.Error, OSError):
         info = process.memory_full_info()
         return int(getattr(info, "pss", info.rss))
-    # The kernel may refuse the detailed account while the process's memory changes.
-    with contextlib.suppress(psutil.Error, OSError):
-        return int(process.memory_info().rss)
     return 0
