@@ -44,7 +44,8 @@ OPTIONS = {
         --no-force""",
     "shards make synthetic": """
         --out --train --test --size --quality --shard-size --seed --workers --force --no-force""",
-    "shards check": "",
+    "shards check": "--against --distance --out --workers",
+    "shards show": "--out --classes --columns --sample --seed --json --no-json",
     "demo": """
         --out --data --recipe --epochs --shots --seed --device --force --no-force""",
     "views": "--out --recipe --count --seed" + VIEWS,
@@ -160,7 +161,7 @@ def test_version(flag: str, umbel: Callable[..., Any]) -> None:
         (
             "shards",
             "umbel: 'shards' is not a whole command; there are: shards make folder, shards make synthetic, "
-            "shards check.",
+            "shards check, shards show.",
         ),
         (
             "shards make",
@@ -186,7 +187,7 @@ def test_flags_without_a_command_are_named(words: list[str], umbel: Callable[...
     assert "umbel --help" in err
 
 
-@pytest.mark.parametrize(("prefix", "count"), [("shards", 3), ("shards make", 2)])
+@pytest.mark.parametrize(("prefix", "count"), [("shards", 4), ("shards make", 2)])
 def test_help_of_a_family_lists_it_alone(prefix: str, count: int, umbel: Callable[..., Any]) -> None:
     code, out, _ = umbel(*prefix.split(), "--help")
     assert code == 0

@@ -21,7 +21,8 @@ from umbel.run import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, Um
 COMMANDS: dict[str, tuple[str, str]] = {
     "shards make folder": ("umbel.data.make:make_folder", "Make shards from a folder of photographs"),
     "shards make synthetic": ("umbel.data.make:make_synthetic", "Make shards of synthetic plants"),
-    "shards check": ("umbel.data.check:check", "Read every sample of a set of shards and verify its index"),
+    "shards check": ("umbel.data.check:check", "Read every sample of a set of shards: faults and duplicates"),
+    "shards show": ("umbel.data.show:show", "Show a set of shards: contact sheet, classes, sizes, statistics"),
     "demo": (
         "umbel.pipeline:run",
         "The whole story: pretrain, probe, hash, export and report, on your data or synthetic",

@@ -1,55 +1,68 @@
-"""`umbel shards check`: every byte, header and photograph of a set of shards."""
+"""`umbel shards check`: every byte, header and photograph of a set of shards, and what repeats what."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
 
-from umbel.data.decode import decode
+from umbel.data.duplicate_report import Part, parts, refuse_other, report_duplicates
 from umbel.data.index import ShardSet, open_shards
-from umbel.data.photograph import BadPhotographError
-from umbel.data.reader import ShardReader
+from umbel.data.perceptual_hash import FINE_BITS
 from umbel.data.scan import Shard, scan_shard
-from umbel.run import Bar, UserError, say
+from umbel.data.survey import Survey, survey
+from umbel.run import Bar, UserError, processors, say
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig:
-    """Read every sample of a set of shards: sums, headers, keys, labels, photographs."""
+    """Read every sample of a set of shards: sums, headers, keys, labels, photographs; and tell which repeat others."""
 
     data: Annotated[str, tyro.conf.Positional]
     """A folder of shards, a shard, or a brace pattern."""
+    against: str | None = None
+    """Other shards, say those of an evaluation: tell which photographs and observations of DATA stand there too."""
+    distance: int = 64
+    """Bits of a perceptual hash of 256 in which near duplicates may differ; 0: alike in all."""
+    out: Path | None = None
+    """File for the table of duplicates (CSV)."""
+    workers: int = 0
+    """Processes; 0: one for each processor."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.distance < FINE_BITS // 2:
+            raise ValueError(f"distance must lie between 0 and {FINE_BITS // 2 - 1} bits, not {self.distance}")
+        if self.workers < 0:
+            raise ValueError(f"workers must not be negative, but is {self.workers}")
 
 
 def check(config: CheckConfig) -> None:
-    """Check a set of shards and print what it holds.
+    """Check a set of shards and print what it holds. Duplicates are told, and are no faults.
 
     Raises:
-        UserError: the first fault found, and how many there are.
+        UserError: the first fault found, and how many there are; no such shards; `out` is a file of another kind.
     """
+    if config.out is not None:
+        refuse_other(config.out)
+    workers = config.workers or processors()
     shards = open_shards(config.data)
-    faults = _duplicate_keys(shards) + _labels(shards)
-    sides: Counter[str] = Counter()
-    starts = np.concatenate([[0], np.cumsum([shard.count for shard in shards.shards])])
-    reader = ShardReader(shards)
-    with Bar("checking", len(shards)) as bar:
-        for number, shard in enumerate(shards.shards):
-            faults += _file(shard, shards.members[starts[number] : starts[number + 1]])
-            for sample in range(starts[number], starts[number + 1]):
-                found = _photograph(reader, sample)
-                if isinstance(found, str):
-                    faults.append(f"{shard.path.name}: {shards.key(sample)}: {found}")
-                else:
-                    sides[f"{found[0]} x {found[1]}"] += 1
-            bar.advance(shard.count)
-    _print_summary(shards, sides)
+    against = None if config.against is None else open_shards(config.against)
+    faults = _duplicate_keys(shards) + _labels(shards) + _files(shards)
+    found = survey(shards, workers=workers, title="checking")
+    for sample, reason in found.faults.items():
+        faults.append(f"{shards.shards[shards.members['shard'][sample]].path.name}: {shards.key(sample)}: {reason}")
+    _print_summary(shards, found)
     for fault_text in faults[:20]:
         say(f"fault: {fault_text}")
+    others: list[Part] = []
+    if config.against is not None and against is not None:
+        others = parts(config.against, against, survey(against, workers=workers, title="reading the others"))
+    report_duplicates(parts(config.data, shards, found), others, distance=config.distance, out=config.out)
     if faults:
         many = f"{len(faults)} faults, the first" if len(faults) > 1 else "a fault"
         raise UserError(f"{config.data}: {many}: {faults[0].rstrip('.')}.")
@@ -70,6 +83,17 @@ def _labels(shards: ShardSet) -> list[str]:
     return []
 
 
+def _files(shards: ShardSet) -> list[str]:
+    """Faults of the files themselves, shard by shard."""
+    starts = np.concatenate([[0], np.cumsum([shard.count for shard in shards.shards])])
+    faults = []
+    with Bar("hashing shards", len(shards.shards)) as bar:
+        for number, shard in enumerate(shards.shards):
+            faults += _file(shard, shards.members[starts[number] : starts[number + 1]])
+            bar.advance()
+    return faults
+
+
 def _file(shard: Shard, members: np.ndarray) -> list[str]:
     """Compare a shard's bytes and headers with the index."""
     faults = []
@@ -87,21 +111,14 @@ def _file(shard: Shard, members: np.ndarray) -> list[str]:
     return faults
 
 
-def _photograph(reader: ShardReader, sample: int) -> tuple[int, int] | str:
-    """The height and width of a photograph, or what is wrong with it."""
-    try:
-        image = decode(reader.read(sample, "jpg"), canvas=1 << 16)
-    except BadPhotographError as error:
-        return str(error)
-    return image.shape[1], image.shape[2]
-
-
-def _print_summary(shards: ShardSet, sides: Counter[str]) -> None:
+def _print_summary(shards: ShardSet, found: Survey) -> None:
     splits: Counter[str] = Counter()
     for shard in shards.shards:
         splits[shard.split] += shard.count
     labels = np.unique(shards.members["label"][shards.members["label"] >= 0])
     counts = ", ".join(f"{split} {count}" for split, count in sorted(splits.items()))
     say(f"{len(shards.shards)} shards, {len(shards)} samples ({counts}), {len(labels)} classes.")
-    common = ", ".join(f"{count} of {size}" for size, count in sides.most_common(3))
+    sizes, often = np.unique(found.rows["size"], axis=0, return_counts=True)
+    rows = [(int(n), int(h), int(w)) for (h, w), n in zip(sizes, often, strict=True) if h > 0]
+    common = ", ".join(f"{n} of {h} x {w}" for n, h, w in sorted(rows, key=lambda row: -row[0])[:3])
     say(f"height and width in pixels, most common first: {common}.")

@@ -9,6 +9,9 @@ from torchvision.transforms.v2.functional import resize
 
 from umbel.data.photograph import BadPhotographError
 
+FULL_SIZE = 1 << 16
+"""A canvas that no JPEG exceeds: photographs keep their size."""
+
 
 def decode(jpg: bytes, *, canvas: int) -> Tensor:
     """Decode a photograph.

@@ -9,8 +9,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from umbel.augment.sheet import views_sheet
@@ -20,6 +18,7 @@ from umbel.data.decode import decode
 from umbel.data.index import find_shards, open_shards
 from umbel.data.photograph import BadPhotographError, find_photographs, read_photograph
 from umbel.data.reader import ShardReader
+from umbel.picture import check_picture, save_picture
 from umbel.random_stream import Purpose, stream
 from umbel.run import UserError, say
 
@@ -58,10 +57,7 @@ def run(config: ViewsSheetConfig) -> None:
         raise UserError(f"--count must be at least 1, not {config.count}.")
     if config.seed < 0:
         raise UserError(f"--seed must not be negative, but is {config.seed}.")
-    if config.out.suffix.lower() != ".png":
-        raise UserError(f"--out must end in .png, not {config.out}.")
-    if config.out.exists() and not _is_sheet(config.out):
-        raise UserError(f"{config.out} is there and is no sheet of Umbel's: choose another --out.")
+    check_picture(config.out, SOFTWARE)
     photographs = choose_photographs(config.data, config.count, config.seed)
     cpu = torch.device("cpu")
     views = Views(config.views, seed=config.seed, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=cpu)
@@ -74,22 +70,8 @@ def run(config: ViewsSheetConfig) -> None:
         all_draws.append(draws)
         all_views.append([views.make(photograph[None], [d], s)[0] for d, s in zip(draws, sides, strict=True)])
     sheet = views_sheet(photographs, all_draws, all_views)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    beside = config.out.with_name(f".{config.out.name}.tmp.png")
-    marked = PngInfo()
-    marked.add_text("Software", SOFTWARE)
-    sheet.save(beside, pnginfo=marked)
-    beside.replace(config.out)
+    save_picture(sheet, config.out, SOFTWARE)
     say(f"{config.out}: {len(photographs)} photographs with {total} views each, policy {config.views.policy}.")
-
-
-def _is_sheet(path: Path) -> bool:
-    """Whether a file is a picture that this command made."""
-    try:
-        with Image.open(path) as image:
-            return image.info.get("Software") == SOFTWARE
-    except (OSError, SyntaxError, ValueError):
-        return False
 
 
 def choose_photographs(data: str, count: int, seed: int) -> list[Tensor]:
