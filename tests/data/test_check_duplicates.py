@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from umbel.data import survey as survey_module
+from umbel.data.index import open_shards
+
 Jpeg = Callable[..., bytes]
 WriteTar = Callable[[Path, Mapping[str, bytes]], Path]
 Umbel = Callable[..., Any]
@@ -110,6 +113,17 @@ def test_a_damaged_photograph_is_a_fault_and_no_copy(
     assert code == 2
     assert "no duplicates." in out
     assert "2 faults" in err
+
+
+def test_a_pass_in_portions_names_the_damaged_ones(
+    tmp_path: Path, write_tar: WriteTar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey_module, "CHUNK", 2)
+    members = {f"{n}.jpg": b"\xff\xd8no" if n in (1, 4) else smooth(n) for n in range(5)}
+    write_tar(tmp_path / "train-000000.tar", members)
+    found = survey_module.survey(open_shards(str(tmp_path)), workers=0, title="reading")
+    assert list(found.faults) == [1, 4]
+    assert found.sound.tolist() == [True, False, True, True, False]
 
 
 def test_no_other_file_is_replaced_by_the_table(sets: tuple[Path, Path], refused: Refused, tmp_path: Path) -> None:

@@ -91,6 +91,20 @@ def test_candidates_in_small_portions_are_the_same(monkeypatch: pytest.MonkeyPat
     assert rows(repeats_within(prints, distance=20)) == whole
 
 
+@pytest.mark.parametrize("bit", range(64))
+def test_seven_bits_are_reached_wherever_they_lie(bit: int) -> None:
+    """Two bits turned in every quarter but the one of `bit`, where it is the only one: only that bit finds the pair."""
+    turned = 1 << bit
+    for quarter in range(4):
+        if quarter != bit // 16:
+            turned |= 0b11 << (16 * quarter)
+    fine = np.zeros((2, 4), np.uint64)
+    prints = Prints(
+        digest=np.array([b"0" * 16, b"1" * 16]).view("V16"), coarse=np.array([5, 5 ^ turned], np.uint64), fine=fine
+    )
+    assert rows(repeats_within(prints, distance=0)) == [(1, 0, 0)]
+
+
 def photograph(seed: int) -> Tensor:
     """A smooth picture with some detail, (3, 120, 160)."""
     rng = np.random.default_rng(seed)
