@@ -61,7 +61,7 @@ def rows(found: duplicates.Repeats) -> list[tuple[int, int, int]]:
     return list(zip(found.photograph.tolist(), found.original.tolist(), found.distance.tolist(), strict=True))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 @given(
     seed=st.integers(0, 10_000),
     count=st.integers(0, 40),
@@ -76,7 +76,7 @@ def test_repeats_within_equal_a_comparison_of_all_with_all(
     assert rows(repeats_within(prints, distance=distance)) == plain(prints, None, distance)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 @given(seed=st.integers(0, 10_000), counts=st.tuples(st.integers(0, 25), st.integers(0, 25)), turned=st.integers(0, 9))
 def test_repeats_between_equal_a_comparison_of_all_with_all(seed: int, counts: tuple[int, int], turned: int) -> None:
     everything = made(seed, sum(counts), families=4, turned=turned)

@@ -117,8 +117,9 @@ def _nearest(
     rows = np.arange(len(queries))
     found, far = match[asked_group], best[asked_group]
     if earlier:
-        again = asked_first[asked_group] != rows
-        found, far = np.where(again, asked_first[asked_group], found), np.where(again, 0, far)
+        head = asked_first[asked_group]
+        again = (head != rows) & ((far > 0) | (head < found))
+        found, far = np.where(again, head, found), np.where(again, 0, far)
     chosen = np.flatnonzero(far <= distance)
     return chosen, found[chosen], far[chosen]
 
