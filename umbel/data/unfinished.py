@@ -81,6 +81,10 @@ class UnfinishedShards:
         write_atomic(self.out / JOURNAL, json.dumps(journal, ensure_ascii=False))
         self._waiting_bytes, self._saved = 0, time.monotonic()
 
+    def discard(self) -> None:
+        """Forget what was saved: the next start begins anew."""
+        (self.out / JOURNAL).unlink(missing_ok=True)
+
     def _append(self, name: str, records: bytes) -> None:
         partial = self._partial(name)
         with partial.open("r+b" if self._bytes[name] else "wb") as file:

@@ -20,6 +20,7 @@ from umbel.data.convert import MakeSample, convert_in_order
 from umbel.data.index import write_index
 from umbel.data.plan import SplitPlan, items_of
 from umbel.data.scan import ScannedShard, scan_shard
+from umbel.data.stream import DamagedArchiveError
 from umbel.data.unfinished import JOURNAL, UnfinishedShards
 from umbel.run import Bar, UserError, move_aside, write_atomic
 
@@ -90,6 +91,9 @@ def _convert_all(
                 if result.bad is not None:
                     _refuse_too_many(shards.bad, max_bad, total)
                 bar.advance()
+        except DamagedArchiveError:
+            shards.discard()
+            raise
         except UserError:
             shards.save()
             raise

@@ -13,7 +13,7 @@ from umbel.data.make_config import MakePhotographsConfig, check_split, make_shar
 from umbel.data.photograph_set import LazyRows, Photograph, PhotographSet, fingerprint_of
 from umbel.data.sources.inat2021_json import Annotations
 from umbel.data.sources.taxon import Taxon
-from umbel.data.stream import ARCHIVE_SUFFIXES, is_archive, tail
+from umbel.data.stream import OPENERS, is_archive, tail
 from umbel.run import UserError, say
 
 SPLITS = {"train": "train", "train_mini": "train", "val": "val"}
@@ -118,7 +118,7 @@ def _images_beside(path: Path) -> Path:
     Raises:
         UserError: there is neither.
     """
-    for suffix in ("", *ARCHIVE_SUFFIXES):
+    for suffix in ("", *OPENERS):
         found = path.with_name(path.stem + suffix)
         if found.is_file() if suffix else found.is_dir():
             return found
