@@ -219,13 +219,17 @@ def test_another_source_drops_what_an_unfinished_one_left(tmp_path: Path, conten
     assert content(tmp_path / "out") == content(tmp_path / "undisturbed")
 
 
-def test_a_mistake_keeps_what_was_done(tmp_path: Path) -> None:
-    """Too many bad photographs, an archive that is cut off: what was converted until then is not lost."""
+@pytest.mark.parametrize("look_every", [10, 1000])
+def test_too_many_bad_ones_stop_it_and_what_was_done_is_kept(
+    look_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "LOOK_EVERY", look_every)
     out, second = tmp_path / "out", MakeSample()
-    with pytest.raises(UserError, match="it wilted"):
-        make(out, MakeSample(), 20, max_bad=0.01)
-    make(out, second, 20)
-    assert second.made == list(range(10, 20))
+    seen = min(look_every, 40)
+    with pytest.raises(UserError, match=rf"9: it wilted; {seen // 10} of 40 photographs are bad"):
+        make(out, MakeSample(), 40, max_bad=0.01)
+    assert len(make(out, second, 40)) == 4
+    assert second.made == list(range(seen, 40))
 
 
 def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from umbel.data.photograph import SizeBound, encode_photograph
 from umbel.data.plan import SplitPlan
 from umbel.data.synthetic import SPECIES, draw
 from umbel.data.write import write_shards
-from umbel.run import UserError, processors, say
+from umbel.run import UserError, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def make_synthetic(config: MakeSyntheticConfig) -> None:
         PlantToSample(seed=config.seed, size=config.size, quality=config.quality),
         source={"source": "synthetic", **config.settings()},
         classes=[species.name for species in SPECIES],
-        workers=config.workers or processors(),
+        workers=config.processes(config.train + config.test),
         max_bad=0.0,
         force=config.force,
         title="drawing plants",

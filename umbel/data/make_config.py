@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,11 @@ from umbel.data.to_sample import PhotographToSample
 from umbel.data.write import TALLIED, write_shards
 from umbel.run import UserError, processors, read_json, refuse_overlap, say
 
-NOT_COMPARED = ("workers", "force", "max_bad", "download")
-"""Settings that do not change the shards; neither do paths, whose content is compared."""
+NOT_COMPARED = ("data", "out", "images", "labels", "workers", "force", "max_bad", "download")
+"""Settings that do not change the shards, and paths, of which the content is compared."""
+
+WORTH_A_PROCESS = 200
+"""Photographs that take as long to convert as a process takes to start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class MakeConfig:
     seed: int = 0
     """Seed of the order of samples in the shards."""
     workers: int = 0
-    """Processes; 0: one for each processor."""
+    """Processes; 0: one for each processor, fewer for a few hundred photographs."""
     force: bool = False
     """Move a folder at --out that holds something else aside."""
 
@@ -49,11 +51,24 @@ class MakeConfig:
         if not 1 <= self.quality <= 100:
             raise UserError(f"--quality must lie between 1 and 100, not {self.quality}.")
 
+    def processes(self, count: int) -> int:
+        """Processes for so many photographs."""
+        return self.workers or min(processors(), -(-count // WORTH_A_PROCESS))
+
     def settings(self) -> dict[str, Any]:
         """The settings that a folder of shards is recognised by."""
-        fields = [field.name for field in dataclasses.fields(self) if field.name not in NOT_COMPARED]
-        values = {name: getattr(self, name) for name in fields}
-        return {name: to_values(value) for name, value in values.items() if not _paths(value)}
+        values: dict[str, Any] = to_values(self)
+        return {name: value for name, value in values.items() if name not in NOT_COMPARED}
+
+    def inputs(self) -> list[Path]:
+        """The paths that are read."""
+        values = [getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "out"]
+        return [
+            path
+            for value in values
+            for path in (value if isinstance(value, tuple) else (value,))
+            if isinstance(path, Path)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +109,10 @@ def make_shards(config: MakePhotographsConfig, source: str, photographs: Photogr
         UserError: too many bad photographs, labels that do not fit, or `out` holds something else.
     """
     if config.force:
-        for field in dataclasses.fields(config):
-            for path in _paths(getattr(config, field.name)) if field.name != "out" else ():
-                refuse_overlap(path, config.out)
+        for path in config.inputs():
+            refuse_overlap(path, config.out)
     told: dict[str, Any] = {"source": source, "fingerprint": photographs.fingerprint, **config.settings()}
+    told["labels"] = None
     if config.labels is not None:
         labels = read_labels(config.labels)
         photographs = join_labels(photographs, labels)
@@ -118,7 +133,7 @@ def make_shards(config: MakePhotographsConfig, source: str, photographs: Photogr
         PhotographToSample(bound=config.bound(), quality=config.quality),
         source=told,
         classes=photographs.classes,
-        workers=config.workers or processors(),
+        workers=config.processes(len(photographs)),
         max_bad=config.max_bad,
         force=config.force,
         title="making shards",
@@ -141,12 +156,6 @@ def check_split(split: str) -> None:
     """
     if not SPLIT_NAME.fullmatch(split):
         raise UserError(f"a split must be a word of letters, digits and _, beginning with a letter, not '{split}'.")
-
-
-def _paths(value: Any) -> Sequence[Path]:
-    """The paths that a setting is made of."""
-    values = value if isinstance(value, tuple) else (value,)
-    return [one for one in values if isinstance(one, Path)]
 
 
 def _say_licenses(out: Path) -> None:

@@ -24,6 +24,8 @@ from umbel.data.stream import DamagedArchiveError
 from umbel.data.unfinished import JOURNAL, UnfinishedShards
 from umbel.run import Bar, UserError, move_aside, write_atomic
 
+LOOK_EVERY = 1000
+"""After so many items the share of bad ones is looked at: the first one says little of how many there are."""
 TALLIED = {"license": "licenses", "rights_holder": "rights_holders"}
 """Fields of a sample's JSON that are counted over all samples, and their names in licenses.json."""
 
@@ -88,7 +90,7 @@ def _convert_all(
         try:
             for result in convert_in_order(items_of(plan, shards.taken), make, workers):
                 shards.add(result)
-                if result.bad is not None:
+                if shards.taken % LOOK_EVERY == 0 or shards.taken == total:
                     _refuse_too_many(shards.bad, max_bad, total)
                 bar.advance()
         except DamagedArchiveError:
