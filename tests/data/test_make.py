@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,38 +150,24 @@ def test_force_never_moves_the_photographs_themselves_aside(
         assert content(source) == before
 
 
-DYING = """
-import os, signal, sys
-from umbel.data import unfinished
-from umbel.cli import main
-unfinished.PENDING_BYTES = {pending}
-add, left = unfinished.UnfinishedShards.add, iter(range({adds}))
-def add_or_die(self, result):
-    if next(left, None) is None:
-        os.kill(os.getpid(), signal.SIGKILL)
-    add(self, result)
-unfinished.UnfinishedShards.add = add_or_die
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.parametrize(
     ("workers", "pending", "adds"), [(1, 0, 7), (1, 1 << 28, 16), (2, 0, 1), (2, 0, 17), (2, 20_000, 11)]
 )
 def test_killed_in_the_middle_and_started_again_it_writes_the_same_bytes(
-    workers: int, pending: int, adds: int, photographs: Photographs, tmp_path: Path, content: Content
+    workers: int,
+    pending: int,
+    adds: int,
+    photographs: Photographs,
+    tmp_path: Path,
+    content: Content,
+    dying_umbel: Callable[..., Any],
 ) -> None:
     """A real process, killed by SIGKILL before it takes in a result: all saved, some, or nothing."""
     source = photographs([f"{name}/{number}.jpg" for name in "abc" for number in range(6)])
     undisturbed = content(make(source, tmp_path / "undisturbed"))
     out = tmp_path / "out"
-    options = ["--out", str(out), "--shard-size", "3", "--workers", str(workers)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", DYING.format(pending=pending, adds=adds), "shards", "make", "folder", source, *options],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    command = ["shards", "make", "folder", source, "--out", out, "--shard-size", 3, "--workers", workers]
+    process = dying_umbel(*command, adds=adds, pending=pending)
     assert process.wait() == -signal.SIGKILL
     wait_for_end_of_group(process.pid)
     assert not (out / "index.json").exists()
@@ -207,17 +192,13 @@ def wait_for_end_of_group(group: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [2.0, 2.6, 3.2, 3.8, 4.4])
 def test_killed_at_any_time_and_started_again_it_writes_the_same_bytes(
-    seconds: float, photographs: Photographs, tmp_path: Path, content: Content
+    seconds: float, photographs: Photographs, tmp_path: Path, content: Content, dying_umbel: Callable[..., Any]
 ) -> None:
     source = photographs([f"{name}/{number}.jpg" for name in "abc" for number in range(300)])
     undisturbed = content(make(source, tmp_path / "undisturbed", shard_size=40))
     out = tmp_path / "out"
-    command = ["shards", "make", "folder", source, "--out", out, "--shard-size", "40", "--workers", "2"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", DYING.format(pending=0, adds=10_000), *map(str, command)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        start_new_session=True,
-    )
+    command = ["shards", "make", "folder", source, "--out", out, "--shard-size", 40, "--workers", 2]
+    process = dying_umbel(*command, adds=10_000)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     process.kill()
@@ -228,21 +209,16 @@ def test_killed_at_any_time_and_started_again_it_writes_the_same_bytes(
 
 
 def test_ctrl_c_ends_in_a_word_and_the_same_command_goes_on(
-    photographs: Photographs, tmp_path: Path, content: Content
+    photographs: Photographs, tmp_path: Path, content: Content, dying_umbel: Callable[..., Any]
 ) -> None:
     source = photographs([f"{name}/{number}.jpg" for name in "abc" for number in range(6)])
     out = tmp_path / "out"
-    code = DYING.format(pending=0, adds=7).replace("SIGKILL", "SIGINT")
-    command = ["shards", "make", "folder", source, "--out", out, "--shard-size", "3", "--workers", "2"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, command)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 130
-    assert done.stderr.splitlines()[-1] == "umbel: interrupted."
-    assert "Traceback" not in done.stderr
+    command = ["shards", "make", "folder", source, "--out", out, "--shard-size", 3, "--workers", 2]
+    process = dying_umbel(*command, adds=7, signal="SIGINT")
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "umbel: interrupted."
+    assert "Traceback" not in said
     assert len(list(out.glob("train-*.tar"))) == 2
     assert content(make(source, out)) == content(make(source, tmp_path / "undisturbed"))
 

@@ -332,6 +332,22 @@ def test_two_thousand_mutants_neither_crash_nor_hang_and_each_is_counted() -> No
     assert min(counts.values()) > 200, counts
 
 
+def test_the_command_counts_every_mutant(tmp_path: Path, umbel: Callable[..., Any]) -> None:
+    """Each is written or named; what is written passes `shards check`."""
+    folder = tmp_path / "mutants"
+    folder.mkdir()
+    for number, jpg in enumerate(mutants(2000)):
+        (folder / f"{number:04d}.jpg").write_bytes(jpg)
+    out = tmp_path / "out"
+    code, said, _ = umbel("shards", "make", "folder", folder, "--out", out, "--max-bad", 1, "--workers", 2)
+    assert code == 0
+    bad = json.loads((out / "bad.json").read_text())
+    assert all(reason.strip() for reason in bad.values())
+    assert 500 < len(bad) < 1500
+    assert f"train 2000 photographs, {len(bad)} left out" in said
+    assert f"{2000 - len(bad)} samples" in umbel("shards", "check", out).out
+
+
 def test_real_photographs_are_kept_or_shrunk(shared_data: Path) -> None:
     paths = find_photographs(shared_data / "photos")
     assert len(paths) == 8

@@ -11,7 +11,7 @@ from PIL import Image
 
 from umbel.data.convert import Sample
 from umbel.data.folder import read_folder, set_aside
-from umbel.data.make_config import MakeConfig, MakePhotographsConfig, check_split, make_shards
+from umbel.data.make_config import MakeConfig, MakeUnsplitConfig, make_shards
 from umbel.data.photograph import SizeBound, encode_photograph
 from umbel.data.plan import SplitPlan
 from umbel.data.synthetic import SPECIES, draw
@@ -20,13 +20,11 @@ from umbel.run import UserError, say
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeFolderConfig(MakePhotographsConfig):
+class MakeFolderConfig(MakeUnsplitConfig):
     """Make shards from a folder of photographs: class folders, flat, or train/val/test/unlabeled over either."""
 
     data: Annotated[Path, tyro.conf.Positional]
     """The folder of photographs."""
-    split: str = "train"
-    """Split of the photographs, where the folders do not name it."""
     test_share: float = 0.0
     """Share of each class's photographs that become the split test, by a hash of their paths; needs class folders."""
 
@@ -34,7 +32,6 @@ class MakeFolderConfig(MakePhotographsConfig):
         super().__post_init__()
         if not 0 <= self.test_share < 1:
             raise UserError(f"--test-share is a share from 0 to below 1, not {self.test_share:g}.")
-        check_split(self.split)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,9 @@ NOT_COMPARED = ("data", "out", "images", "labels", "workers", "force", "max_bad"
 WORTH_A_PROCESS = 200
 """Photographs that take as long to convert as a process takes to start."""
 
+TOLD = 10
+"""Lines of a long list that are printed; files hold the rest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MakeConfig:
@@ -102,6 +105,18 @@ class MakePhotographsConfig(MakeConfig):
         return SizeBound(shorter=self.shorter_side)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MakeUnsplitConfig(MakePhotographsConfig):
+    """Options of sources that may leave it open of which split a photograph is."""
+
+    split: str = "train"
+    """Split of the photographs for which the source names none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_split(self.split)
+
+
 def make_shards(config: MakePhotographsConfig, source: str, photographs: PhotographSet) -> None:
     """Make shards from a set of photographs and say what became of it.
 
@@ -142,10 +157,10 @@ def make_shards(config: MakePhotographsConfig, source: str, photographs: Photogr
     classes = len(photographs.classes) or "no"
     say(f"{config.out}: shards of {counts} photographs, {len(bad)} left out, {classes} classes.")
     _say_licenses(config.out)
-    for name, reason in list(bad.items())[:10]:
+    for name, reason in list(bad.items())[:TOLD]:
         say(f"left out: {name}: {reason}")
-    if len(bad) > 10:
-        say(f"left out: {len(bad) - 10} more, named in {config.out / 'bad.json'}")
+    if len(bad) > TOLD:
+        say(f"left out: {len(bad) - TOLD} more, named in {config.out / 'bad.json'}")
 
 
 def check_split(split: str) -> None:
@@ -164,7 +179,6 @@ def _say_licenses(out: Path) -> None:
         return
     told = read_json(file, "the tally of licenses")
     licenses, holders = (told[name] for name in TALLIED.values())
-    for name, count in licenses.items():
+    for name, count in list(licenses.items())[:TOLD]:
         say(f"license: {count:,} photographs: {name}")
-    if holders:
-        say(f"{len(holders):,} rights holders, counted in {file}")
+    say(f"{len(licenses):,} licenses and {len(holders):,} rights holders, counted in {file}")

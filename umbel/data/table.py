@@ -1,10 +1,12 @@
-"""Reading a CSV file of the user's, row by row."""
+"""Reading the user's CSV and JSON files."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from umbel.run import UserError
 
@@ -37,3 +39,18 @@ def read_table(path: Path, *, needed: Sequence[str], tabs: bool = False) -> Iter
         raise UserError(f"{path} is not text in UTF-8.") from error
     except csv.Error as error:
         raise UserError(f"{path} is not a CSV file ({error}).") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object.")
+    return content

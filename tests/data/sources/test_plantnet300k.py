@@ -1,6 +1,7 @@
 """Pl@ntNet-300K: species by folder, with organ, author and license from JSON or CSV."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def test_the_command_counts_licenses_and_splits(
 ) -> None:
     code, out, _ = umbel("shards", "make", "plantnet300k", plantnet(), "--out", tmp_path / "out")
     assert code == 0
-    assert "2 species, 2 of them named by plantnet300K_species_id_2_name.json" in out
+    assert "2 species, 2 of them named by plantnet300K_species_id_2_name.json, which names 2" in out
     assert "2 of 5 images are described by plantnet300K_metadata.json" in out
     assert "license: 1 photographs: cc0" in out
     shards = open_shards(str(tmp_path / "out"))
@@ -107,6 +108,15 @@ def test_labels_of_observations_are_joined_to_all_their_photographs(
     assert code == 0
     assert "joined by observation id: 1 of 5 photographs have one" in out
     assert sorted(open_shards(str(tmp_path / "out")).members["label"].tolist()) == [-1, -1, -1, -1, 1]
+
+
+def test_labels_are_the_same_where_species_are_left_away(plantnet: Callable[..., Path]) -> None:
+    root = plantnet()
+    for split in ("train", "test"):
+        shutil.rmtree(root / "images" / split)
+    found = read_plantnet300k(root)
+    assert found.classes == ("Lactuca virosa L.", "Abies alba Mill.")
+    assert [row.label for row in found.splits["val"]] == [1]
 
 
 def test_changed_metadata_make_another_source(plantnet: Callable[..., Path]) -> None:

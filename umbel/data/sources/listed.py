@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from umbel.data.folder import SPLIT_FOLDERS
-from umbel.data.make_config import MakePhotographsConfig, check_split, make_shards
+from umbel.data.make_config import MakeUnsplitConfig, check_split, make_shards
 from umbel.data.photograph_set import Photograph, PhotographSet, fingerprint_of, key_of, state_of
-from umbel.data.table import read_table
+from umbel.data.table import read_object, read_table
 from umbel.run import UserError
 
 MAX_LABEL = 1_000_000
@@ -22,7 +21,7 @@ OWN_COLUMNS = ("path", "label", "class", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeCsvConfig(MakePhotographsConfig):
+class MakeCsvConfig(MakeUnsplitConfig):
     """Make shards of the photographs that a CSV file lists.
 
     Its columns: path (from the file's own folder), and where there are any label (numbers from 0, or names), class (a
@@ -31,26 +30,14 @@ class MakeCsvConfig(MakePhotographsConfig):
 
     data: Annotated[Path, tyro.conf.Positional]
     """The CSV file (UTF-8 with a head; .tsv: separated by tabs)."""
-    split: str = "train"
-    """Split of the photographs for which the file names none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_split(self.split)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeMetaAlbumConfig(MakePhotographsConfig):
+class MakeMetaAlbumConfig(MakeUnsplitConfig):
     """Make shards of a data set of Meta-Album: images/, labels.csv and info.json."""
 
     data: Annotated[Path, tyro.conf.Positional]
     """The folder of the data set."""
-    split: str = "train"
-    """Split of the photographs (Meta-Album has none)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_split(self.split)
 
 
 def make_csv(config: MakeCsvConfig) -> None:
@@ -73,7 +60,7 @@ def make_meta_album(config: MakeMetaAlbumConfig) -> None:
     table = root / "labels.csv"
     if not table.is_file():
         raise UserError(f"{root} is not a data set of Meta-Album: it has no labels.csv.")
-    info = _read_info(root / "info.json")
+    info = read_object(root / "info.json") if (root / "info.json").is_file() else {}
     columns = {
         "path": info.get("image_column_name") or "FILE_NAME",
         "class": info.get("category_column_name") or "CATEGORY",
@@ -149,16 +136,3 @@ def _classes(rows: Sequence[Mapping[str, str]], where: Path) -> tuple[tuple[str,
         if label is not None and name and known.setdefault(label, name) != name:
             raise UserError(f"{where}: label {label} is called '{known[label]}' and '{name}'.")
     return tuple(known.get(label, str(label)) for label in range(top + 1)), labels
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    """What info.json says of the table; {} where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}).") from error
-    if not isinstance(info, dict):
-        raise UserError(f"{path} is not a JSON object.")
-    return info

@@ -6,7 +6,6 @@ plantnet300K_species_id_2_name.json.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import tyro
 from umbel.data.make_config import MakePhotographsConfig, make_shards
 from umbel.data.photograph import find_photographs
 from umbel.data.photograph_set import Photograph, PhotographSet, fingerprint_of, key_of, state_of
-from umbel.data.table import read_table
+from umbel.data.table import read_object, read_table
 from umbel.run import UserError, say
 
 SPLITS = ("train", "val", "test")
@@ -58,13 +57,15 @@ def read_plantnet300k(root: Path) -> PhotographSet:
     if not folders:
         raise UserError(f"{root} holds no images/train, images/val or images/test: give the folder of Pl@ntNet-300K.")
     files = {split: find_photographs(folder) for split, folder in folders.items()}
-    species = sorted({file.parent.name for found in files.values() for file in found})
-    if not species:
+    there = {file.parent.name for found in files.values() for file in found}
+    if not there:
         raise UserError(f"{images} holds no photographs (<split>/<species id>/<image id>.jpg).")
-    labels = {name: label for label, name in enumerate(species)}
     metadata, source = _metadata_of(root)
-    names = _read_object(root / NAMES) if (root / NAMES).is_file() else {}
-    say(f"{len(species):,} species, {sum(name in names for name in species):,} of them named by {NAMES}")
+    names = read_object(root / NAMES) if (root / NAMES).is_file() else {}
+    # Named species count too, so that labels are the same where some splits or species are left away.
+    species = sorted(there | set(names))
+    labels = {name: label for label, name in enumerate(species)}
+    say(f"{len(there):,} species, {len(there & set(names)):,} of them named by {NAMES}, which names {len(names):,}")
     known = sum(file.stem in metadata for found in files.values() for file in found)
     say(f"{known:,} of {sum(map(len, files.values())):,} images are described by {source}")
 
@@ -102,7 +103,7 @@ def _metadata_of(root: Path) -> tuple[Mapping[str, Mapping[str, Any]], str]:
         say(f"{root} has no {METADATA}.json or .csv: organ, author and license stay unknown.")
         return {}, "no file"
     if found.suffix == ".json":
-        metadata = _read_object(found)
+        metadata = read_object(found)
     else:
         rows = list(read_table(found, needed=()))
         column = next((name for name in IDENTITIES if rows and name in rows[0]), None)
@@ -112,13 +113,3 @@ def _metadata_of(root: Path) -> tuple[Mapping[str, Mapping[str, Any]], str]:
     if not all(isinstance(row, dict) for row in metadata.values()):
         raise UserError(f"{found} does not describe images (image id: species id, organ, author, license).")
     return metadata, found.name
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}).") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object.")
-    return content

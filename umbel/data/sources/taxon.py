@@ -44,6 +44,9 @@ class Taxon:
         if not chosen:
             there = sorted({str(category[self.level]) for category in categories if category.get(self.level)})
             near = difflib.get_close_matches(self.value, there, 1)
-            hint = f", did you mean '{near[0]}'?" if near else f"; there are {len(there)}: {', '.join(there[:5])}, ..."
+            some = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
+            hint = f", did you mean '{near[0]}'?" if near else f"; there are {len(there)}: {some}."
+            if not there:
+                hint = f": they tell no {self.level}."
             raise UserError(f"no category has {dataclasses.replace(self, value=repr(self.value))}{hint}")
         return chosen
