@@ -126,6 +126,19 @@ def test_the_frame_is_told() -> None:
     assert read_frame(encoded(image.convert("CMYK"))).components == 4
 
 
+def test_tables_in_front_of_the_frame_are_no_frame(picture: Picture) -> None:
+    jpg = encoded(picture(5))
+    parts = {"frame": b"", "tables": b"", "rest": b""}
+    for one in segments(jpg):
+        kind = {0xC0: "frame", 0xC4: "tables"}.get(one.marker, "rest")
+        parts[kind] += jpg[one.start : one.stop]
+    scan = parts["rest"].index(b"\xff\xda")
+    moved = parts["rest"][:scan] + parts["tables"] + parts["frame"] + parts["rest"][scan:]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(moved))), np.asarray(Image.open(io.BytesIO(jpg))))
+    assert read_frame(moved) == read_frame(jpg)
+    assert strip_metadata(moved) == moved
+
+
 def test_the_frame_of_the_photograph_is_told_not_that_of_its_thumbnail(picture: Picture) -> None:
     thumbnail = encoded(Image.new("RGB", (16, 16)))
     exif = b"Exif\0\0" + thumbnail

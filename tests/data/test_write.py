@@ -142,8 +142,11 @@ def test_stopped_between_any_two_steps_of_saving_it_writes_the_same_bytes(
                 break
             except Stopped:
                 pass
-        make(out, MakeSample(), 20)
+        journal, second = out / ".journal.json", MakeSample()
+        taken = json.loads(journal.read_text())["taken"] if journal.exists() else 0
+        make(out, second, 20)
         assert content(out) == content(tmp_path / "undisturbed"), step
+        assert second.made == list(range(taken, 20)), step
     assert step > 150
 
 
@@ -159,6 +162,35 @@ def stopping(real: Callable[..., Any], left: Iterator[int]) -> Callable[..., Any
 
 
 @pytest.mark.usefixtures("saved_at_each")
+def test_what_the_journal_tells_of_is_durable_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill shows nothing of it, a power cut would: what grew is synced, then the folder, then the journal."""
+    out, synced, sizes, journals = tmp_path / "out", [], {}, []
+    real_sync, real_replace = os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        real_sync(descriptor)
+
+    def replace(path: Path, target: Path) -> Path:
+        if target.name == ".journal.json":
+            shards = {file.stat().st_ino: file.stat().st_size for file in out.glob("*train-*")}
+            grown = {inode for inode, size in shards.items() if sizes.get(inode) != size}
+            assert grown <= set(synced)
+            assert out.stat().st_ino in synced
+            journals.append(len(grown))
+            sizes.update(shards)
+            synced.clear()
+        return real_replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    make(out, MakeSample(), 20)
+    assert sum(journals) >= 18  # a bad one lets no shard grow, or ends it
+
+
+@pytest.mark.usefixtures("saved_at_each")
 def test_bytes_behind_the_journal_are_cut_off(tmp_path: Path, content: Content) -> None:
     make(tmp_path / "undisturbed", MakeSample(), 20)
     out = tmp_path / "out"
@@ -167,7 +199,7 @@ def test_bytes_behind_the_journal_are_cut_off(tmp_path: Path, content: Content) 
     begun = sorted(out.glob(".train-*.tmp"))
     assert len(begun) == 5
     for path in begun:
-        path.write_bytes(path.read_bytes() + b"half a sample" * 100)
+        path.write_bytes(path.read_bytes() + b"half a sample" * 10_000)
     make(out, MakeSample(), 20)
     assert content(out) == content(tmp_path / "undisturbed")
 

@@ -40,7 +40,6 @@ class UnfinishedShards:
         if (out / JOURNAL).is_file() and not self._recover():
             say(f"{out}: a shard that was begun is gone, so all are made again.")
             self._begin()
-        self._drop_unknown()
 
     def _begin(self) -> None:
         self.taken = 0
@@ -87,8 +86,8 @@ class UnfinishedShards:
 
     def _append(self, name: str, records: bytes) -> None:
         partial = self._partial(name)
-        with partial.open("r+b" if self._bytes[name] else "wb") as file:
-            file.seek(self._bytes[name])
+        # Nothing of it saved: begun anew, whatever an earlier start left there.
+        with partial.open("ab" if self._bytes[name] else "wb") as file:
             file.write(records)
             self._bytes[name] += len(records)
             if self._arrived[name] == self.counts[name]:
@@ -119,13 +118,6 @@ class UnfinishedShards:
             return False
         os.truncate(partial, self._bytes[name])
         return True
-
-    def _drop_unknown(self) -> None:
-        """Remove shards that were begun after the journal was written."""
-        for name, arrived in self._arrived.items():
-            if not arrived:
-                (self.out / name).unlink(missing_ok=True)
-                self._partial(name).unlink(missing_ok=True)
 
     def _partial(self, name: str) -> Path:
         return self.out / f".{name}.tmp"

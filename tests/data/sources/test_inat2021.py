@@ -3,9 +3,11 @@
 import gzip
 import io
 import json
+import random
 import shutil
 import signal
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,6 +314,37 @@ def test_photographs_that_are_missing_are_bad_ones(
     assert len(samples(folder)) == len(samples(streamed)) == 16
     sentence = refused("shards", "make", "inat2021", root / "train.json", "--out", tmp_path / "no")
     assert "2 of 18 photographs are bad" in sentence
+
+
+def test_annotations_say_what_the_whole_json_says_in_a_fraction_of_the_memory(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    count = 20_000
+    rows = [image(n, "train", 10 * count, count // 5) | {"id": 10 * count - 7 * n} for n in range(count)]
+    species = [dice.randrange(5) for _ in rows]
+    content = {
+        "images": rows,
+        "categories": [category(number) for number in range(5)],
+        "annotations": [{"image_id": row["id"], "category_id": species[n]} for n, row in enumerate(rows)],
+        "licenses": LICENSES,
+    }
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(content))
+    expected = {row["id"]: row["file_name"] for n, row in enumerate(rows) if species[n] in (1, 2, 4)}
+    labels = {row["id"]: {1: 0, 2: 1, 4: 2}.get(species[n]) for n, row in enumerate(rows)}
+    del content, rows
+    peaks = {}
+    for way in ("stream", "whole"):
+        tracemalloc.start()
+        if way == "stream":
+            found = Annotations(path, Taxon.parse("kingdom=Plantae"), keep_location=True)
+        else:
+            json.loads(path.read_bytes())
+        peaks[way] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert {found.ids[n]: found.file_name(n) for n in range(len(found))} == expected
+    assert all(found.categories[found.category_ids[n]].label == labels[found.ids[n]] for n in range(len(found)))
+    assert (found.all_images, found.all_categories) == (count, 5)
+    assert peaks["stream"] < peaks["whole"] / 4
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ class Annotations:
     def _items(self, name: str) -> Iterator[dict[str, Any]]:
         """The entries of one of the file's lists."""
         with self.path.open("rb") as file:
-            yield from ijson.items(file, f"{name}.item", use_float=True, buf_size=1 << 20)
+            yield from ijson.items(file, f"{name}.item", use_float=True)
 
     def _read_categories(self, taxon: Taxon) -> None:
         found = sorted(self._items("categories"), key=lambda category: int(category["id"]))
