@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ class Result:
     bad: str | None = None
 
 
-def convert_in_order(items: Iterable[tuple[str, Any]], make: MakeSample, workers: int) -> Iterator[Result]:
+def convert_in_order(items: Iterable[tuple[str, Any]], make: MakeSample, workers: int) -> Generator[Result, None, None]:
     """Convert items, each given with the name of its shard; at most so many wait that memory stays bounded.
 
     Raises:

@@ -8,7 +8,7 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def is_archive(path: Path) -> bool:
 
 def tail(name: str) -> str:
     """A file's name with that of its folder: what stays the same wherever an archive or a folder is rooted."""
-    return "/".join(PurePosixPath(name).parts[-2:])
+    return "/".join(name.rsplit("/", 2)[-2:])
 
 
 def stream_members(archive: Path, wanted: Iterable[str], skip: int = 0) -> Iterator[tuple[int, bytes | str]]:

@@ -86,9 +86,10 @@ def _convert_all(
     shards = UnfinishedShards(out, counts)
     _refuse_too_many(shards.bad, max_bad, total)
     workers = min(workers, total - shards.taken)
-    with Bar(title, total, done=shards.taken) as bar:
+    converted = contextlib.closing(convert_in_order(items_of(plan, shards.taken), make, workers))
+    with Bar(title, total, done=shards.taken) as bar, converted as results:
         try:
-            for result in convert_in_order(items_of(plan, shards.taken), make, workers):
+            for result in results:
                 shards.add(result)
                 if shards.taken % LOOK_EVERY == 0 or shards.taken == total:
                     _refuse_too_many(shards.bad, max_bad, total)

@@ -68,6 +68,7 @@ def make_inat2021(config: MakeInat2021Config) -> None:
         if split in splits:
             raise UserError(f"{path} is a second file of split {split}: make shards of it in a folder of their own.")
         images = config.images or _images_beside(path)
+        say(f"reading {path}: a minute for the whole competition.")
         annotations = Annotations(path, taxon, keep_location=config.keep_location)
         root = "" if is_archive(images) else f"{_root_of(images, annotations)}/"
         splits[split] = LazyRows(len(annotations), Photographs(annotations, root))
