@@ -1,7 +1,10 @@
 """What many tests need: small photographs, folders of them, shards, and the command run in this process."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+DYING = """
+import os, signal, sys
+from umbel.data import unfinished
+from umbel.cli import main
+unfinished.PENDING_BYTES = {pending}
+add, left = unfinished.UnfinishedShards.add, iter(range({adds}))
+def add_or_die(self, result):
+    if next(left, None) is None:
+        os.kill(os.getpid(), signal.{signal})
+    add(self, result)
+unfinished.UnfinishedShards.add = add_or_die
+sys.exit(main(sys.argv[1:]))
+"""
 CHECKOUT = Path(__file__).parents[1]
 PROGRESS = re.compile(r"[a-z ]+: \d+/\d+")
 
@@ -127,6 +143,26 @@ def made_shards(tmp_path: Path, photographs: Callable[..., Path]) -> Callable[..
         return tmp_path / out
 
     return make
+
+
+@pytest.fixture
+def dying_umbel() -> Callable[..., subprocess.Popen[str]]:
+    """Start the command in a process that sends itself a signal before it takes in a photograph more than `adds`.
+
+    The shards' journal is written when `pending` bytes wait for it.
+    """
+
+    def start(*arguments: object, adds: int, pending: int = 0, signal: str = "SIGKILL") -> subprocess.Popen[str]:
+        code = DYING.format(adds=adds, pending=pending, signal=signal)
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
 
 
 @pytest.fixture

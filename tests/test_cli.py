@@ -38,10 +38,17 @@ VIEWS = """
     --views.global-size --views.local-size --views.local-views --views.global-area --views.local-area --views.aspect
     --views.flip --views.policy
 """
+PHOTOGRAPHS = """
+    --out --quality --shard-size --seed --workers --force --no-force --shorter-side --longer-side --max-bad --labels
+"""
 OPTIONS = {
-    "shards make folder": """
-        --out --split --test-share --shorter-side --quality --shard-size --max-bad --seed --workers --force
-        --no-force""",
+    "shards make folder": "--split --test-share" + PHOTOGRAPHS,
+    "shards make csv": "--split" + PHOTOGRAPHS,
+    "shards make inat2021": "--images --split --taxon --keep-location --no-keep-location" + PHOTOGRAPHS,
+    "shards make plantnet300k": PHOTOGRAPHS,
+    "shards make meta-album": "--split" + PHOTOGRAPHS,
+    "shards make flowers102": "--download --no-download" + PHOTOGRAPHS,
+    "shards make inaturalist": "--version --taxon --download --no-download" + PHOTOGRAPHS,
     "shards make synthetic": """
         --out --train --test --size --quality --shard-size --seed --workers --force --no-force""",
     "shards check": "--against --distance --out --workers",
@@ -90,20 +97,23 @@ def configuration(name: str) -> type:
     return typing.get_type_hints(getattr(importlib.import_module(module), function))["config"]
 
 
-def words_of_help(kind: type) -> list[str]:
-    """The docstring under every field, with those of settings inside settings."""
-    found: list[str] = []
+def words_of_help(kind: type) -> dict[str, str]:
+    """The docstring under every field, with those of its bases and of settings inside settings."""
+    found: dict[str, str] = {}
+    for base in kind.__bases__:
+        found |= words_of_help(base) if hasattr(base, "__dataclass_fields__") else {}
     body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
     hints = typing.get_type_hints(kind)
     for entry, following in zip(body, [*body[1:], None], strict=True):
         if not isinstance(entry, ast.AnnAssign):
             continue
-        inner = hints[ast.unparse(entry.target)]
+        name = ast.unparse(entry.target)
+        inner = hints[name]
         if isinstance(inner, type) and hasattr(inner, "__dataclass_fields__"):
-            found += words_of_help(inner)
+            found |= {f"{name}.{field}": words for field, words in words_of_help(inner).items()}
         else:
-            assert isinstance(following, ast.Expr), f"{kind.__name__}.{ast.unparse(entry.target)} has no docstring"
-            found.append(str(ast.literal_eval(following.value)))
+            assert isinstance(following, ast.Expr), f"{kind.__name__}.{name} has no docstring"
+            found[name] = str(ast.literal_eval(following.value))
     return found
 
 
@@ -125,7 +135,7 @@ def test_help_says_what_every_option_does(name: str, umbel: Callable[..., Any]) 
     text = shown(umbel(*name.split(), "--help").out)
     assert text.startswith(f"usage: umbel {name} ")
     assert cli.COMMANDS[name][1] in text
-    for words in words_of_help(configuration(name)):
+    for words in words_of_help(configuration(name)).values():
         assert " ".join(words.split()).rstrip(".") in text
 
 
@@ -160,12 +170,15 @@ def test_version(flag: str, umbel: Callable[..., Any]) -> None:
         ("zzzzzz", "umbel: 'zzzzzz' is not a command; `umbel --help` lists the commands."),
         (
             "shards",
-            "umbel: 'shards' is not a whole command; there are: shards make folder, shards make synthetic, "
-            "shards check, shards show.",
+            "umbel: 'shards' is not a whole command; there are: shards make folder, shards make csv, "
+            "shards make inat2021, shards make plantnet300k, shards make meta-album, shards make flowers102, "
+            "shards make inaturalist, shards make synthetic, shards check, shards show.",
         ),
         (
             "shards make",
-            "umbel: 'shards make' is not a whole command; there are: shards make folder, shards make synthetic.",
+            "umbel: 'shards make' is not a whole command; there are: shards make folder, shards make csv, "
+            "shards make inat2021, shards make plantnet300k, shards make meta-album, shards make flowers102, "
+            "shards make inaturalist, shards make synthetic.",
         ),
     ],
 )
@@ -187,7 +200,7 @@ def test_flags_without_a_command_are_named(words: list[str], umbel: Callable[...
     assert "umbel --help" in err
 
 
-@pytest.mark.parametrize(("prefix", "count"), [("shards", 4), ("shards make", 2)])
+@pytest.mark.parametrize(("prefix", "count"), [("shards", 10), ("shards make", 8)])
 def test_help_of_a_family_lists_it_alone(prefix: str, count: int, umbel: Callable[..., Any]) -> None:
     code, out, _ = umbel(*prefix.split(), "--help")
     assert code == 0

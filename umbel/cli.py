@@ -20,6 +20,27 @@ from umbel.run import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, Um
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "shards make folder": ("umbel.data.make:make_folder", "Make shards from a folder of photographs"),
+    "shards make csv": ("umbel.data.sources.listed:make_csv", "Make shards of the photographs that a CSV file lists"),
+    "shards make inat2021": (
+        "umbel.data.sources.inat2021:make_inat2021",
+        "Make shards of iNaturalist 2021's plants, from its JSON files and archives",
+    ),
+    "shards make plantnet300k": (
+        "umbel.data.sources.plantnet300k:make_plantnet300k",
+        "Make shards of Pl@ntNet-300K",
+    ),
+    "shards make meta-album": (
+        "umbel.data.sources.listed:make_meta_album",
+        "Make shards of a data set of Meta-Album",
+    ),
+    "shards make flowers102": (
+        "umbel.data.sources.torchvision_sets:make_flowers102",
+        "Make shards of Oxford 102 Flowers (torchvision's; --download fetches it)",
+    ),
+    "shards make inaturalist": (
+        "umbel.data.sources.torchvision_sets:make_inaturalist",
+        "Make shards of iNaturalist 2021's plants as torchvision lays them out",
+    ),
     "shards make synthetic": ("umbel.data.make:make_synthetic", "Make shards of synthetic plants"),
     "shards check": ("umbel.data.check:check", "Read every sample of a set of shards: faults and duplicates"),
     "shards show": ("umbel.data.show:show", "Show a set of shards: contact sheet, classes, sizes, statistics"),

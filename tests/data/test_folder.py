@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from umbel.data.folder import key_of, read_folder, set_aside, shuffled
+from umbel.data.folder import read_folder, set_aside
 from umbel.data.photograph import find_photographs
+from umbel.data.photograph_set import key_of
 from umbel.data.scan import SHARD_NAME
 from umbel.run import UserError
 
@@ -141,15 +142,6 @@ def test_the_fingerprint_sees_every_change_but_not_the_place(photographs: Photog
     second = read_folder(folder, "train").fingerprint
     (folder / "a.jpg").write_bytes((folder / "c.jpg").read_bytes())
     assert len({first, second, read_folder(folder, "train").fingerprint}) == 3
-
-
-def test_shuffling_is_a_function_of_the_seed(photographs: Photographs) -> None:
-    rows = read_folder(photographs([f"{c}/{n}.jpg" for c in "abc" for n in range(8)]), "train").splits["train"]
-    mixed = shuffled(rows, 0)
-    assert mixed == shuffled(rows[::-1], 0)
-    assert mixed != shuffled(rows, 1)
-    assert sorted(row.key for row in mixed) == sorted(row.key for row in rows)
-    assert len({row.label for row in mixed[:8]}) == 3
 
 
 def test_no_two_names_of_splits_make_a_bad_shard_name() -> None:

@@ -1,10 +1,10 @@
 """`umbel shards make`: the same bytes from any number of workers, interruptions healed, bad photographs named."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,51 +150,77 @@ def test_force_never_moves_the_photographs_themselves_aside(
         assert content(source) == before
 
 
-SLOWLY = """
-import sys, time
-from umbel.data import folder
-make = folder.PhotographToSample.__call__
-def slowly(self, photograph):
-    if "{slow}" in photograph.path:
-        time.sleep(60)
-    return make(self, photograph)
-folder.PhotographToSample.__call__ = slowly
-from umbel.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
+@pytest.mark.parametrize(
+    ("workers", "pending", "adds"), [(1, 0, 7), (1, 1 << 28, 16), (2, 0, 1), (2, 0, 17), (2, 20_000, 11)]
+)
 def test_killed_in_the_middle_and_started_again_it_writes_the_same_bytes(
-    photographs: Photographs, tmp_path: Path, content: Content
+    workers: int,
+    pending: int,
+    adds: int,
+    photographs: Photographs,
+    tmp_path: Path,
+    content: Content,
+    dying_umbel: Callable[..., Any],
 ) -> None:
-    source = photographs([*NAMES, "rosa/9.jpg"])
+    """A real process, killed by SIGKILL before it takes in a result: all saved, some, or nothing."""
+    source = photographs([f"{name}/{number}.jpg" for name in "abc" for number in range(6)])
     undisturbed = content(make(source, tmp_path / "undisturbed"))
     out = tmp_path / "out"
-    third = json.loads((tmp_path / "undisturbed" / "index.json").read_text())["shards"][2]["name"]
-    slow = slowest_photograph(tmp_path / "undisturbed" / third)
-    command = ["shards", "make", "folder", str(source), "--out", str(out), "--shard-size", "3", "--workers", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([sys.executable, "-c", SLOWLY.format(slow=slow), *command], env=environment)
-    while not (out / "train-000001.tar").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = ["shards", "make", "folder", source, "--out", out, "--shard-size", 3, "--workers", workers]
+    process = dying_umbel(*command, adds=adds, pending=pending)
+    assert process.wait() == -signal.SIGKILL
+    wait_for_end_of_group(process.pid)
     assert not (out / "index.json").exists()
-    kept = (out / "train-000000.tar").stat().st_mtime_ns
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("train-*.tar")}
+    assert len(finished) == {0: adds // 3, 20_000: 3, 1 << 28: 0}[pending]
     make(source, out)
     assert content(out) == undisturbed
-    assert (out / "train-000000.tar").stat().st_mtime_ns == kept
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
-def slowest_photograph(shard: Path) -> str:
-    """A path's end of a photograph of the given shard."""
-    import tarfile
+def wait_for_end_of_group(group: int) -> None:
+    """Wait until no process of a killed one's is left: its workers must notice."""
+    for _ in range(600):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("workers outlived the process that started them")
 
-    with tarfile.open(shard) as tar:
-        name = next(name for name in tar.getnames() if name.endswith(".json"))
-        row = json.load(tar.extractfile(name))  # type: ignore[arg-type]
-    return f"{row['class_name']}/{row['source']}"
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [2.0, 2.6, 3.2, 3.8, 4.4])
+def test_killed_at_any_time_and_started_again_it_writes_the_same_bytes(
+    seconds: float, photographs: Photographs, tmp_path: Path, content: Content, dying_umbel: Callable[..., Any]
+) -> None:
+    source = photographs([f"{name}/{number}.jpg" for name in "abc" for number in range(300)])
+    undisturbed = content(make(source, tmp_path / "undisturbed", shard_size=40))
+    out = tmp_path / "out"
+    command = ["shards", "make", "folder", source, "--out", out, "--shard-size", 40, "--workers", 2]
+    process = dying_umbel(*command, adds=10_000)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    process.kill()
+    process.wait()
+    wait_for_end_of_group(process.pid)
+    make(source, out, shard_size=40)
+    assert content(out) == undisturbed
+
+
+def test_ctrl_c_ends_in_a_word_and_the_same_command_goes_on(
+    photographs: Photographs, tmp_path: Path, content: Content, dying_umbel: Callable[..., Any]
+) -> None:
+    source = photographs([f"{name}/{number}.jpg" for name in "abc" for number in range(6)])
+    out = tmp_path / "out"
+    command = ["shards", "make", "folder", source, "--out", out, "--shard-size", 3, "--workers", 2]
+    process = dying_umbel(*command, adds=7, signal="SIGINT")
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "umbel: interrupted."
+    assert "Traceback" not in said
+    assert len(list(out.glob("train-*.tar"))) == 2
+    assert content(make(source, out)) == content(make(source, tmp_path / "undisturbed"))
 
 
 def with_bad(good: int, bad: int, jpeg: Jpeg) -> dict[str, bytes]:

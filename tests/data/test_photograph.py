@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umbel.data.folder import Photograph, PhotographToSample
-from umbel.data.photograph import BadPhotographError, encode_photograph, find_photographs, read_photograph
-from umbel.data.write import Sample
+from umbel.data.photograph import (
+    BadPhotographError,
+    SizeBound,
+    encode_photograph,
+    find_photographs,
+    read_photograph,
+)
 
 Picture = Callable[..., Image.Image]
 
@@ -190,50 +194,27 @@ def decoded(jpg: bytes) -> Image.Image:
     ("size", "expected"), [((400, 300), (133, 100)), ((300, 400), (100, 133)), ((1000, 100), (1000, 100))]
 )
 def test_the_shorter_side_is_shrunk(size: tuple[int, int], expected: tuple[int, int], picture: Picture) -> None:
-    jpg = encode_photograph(picture(1, width=size[0], height=size[1]), shorter_side=100, quality=90)
+    jpg = encode_photograph(picture(1, width=size[0], height=size[1]), bound=SizeBound(shorter=100), quality=90)
     assert decoded(jpg).size == expected
 
 
 @pytest.mark.parametrize("size", [(99, 300), (1, 1), (100, 100)])
 def test_shrinking_never_enlarges(size: tuple[int, int], picture: Picture) -> None:
-    assert decoded(encode_photograph(picture(1, width=size[0], height=size[1]), shorter_side=100, quality=90)).size == (
-        size
-    )
+    assert decoded(
+        encode_photograph(picture(1, width=size[0], height=size[1]), bound=SizeBound(shorter=100), quality=90)
+    ).size == (size)
 
 
 def test_metadata_is_left_behind(picture: Picture, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F], exif[0x8825] = 6, "Maker", {1: "N"}
     path = saved(picture(1), tmp_path / "a.jpg", exif=exif)
-    jpg = encode_photograph(read_photograph(path), shorter_side=100, quality=90)
+    jpg = encode_photograph(read_photograph(path), bound=SizeBound(shorter=100), quality=90)
     assert dict(decoded(jpg).getexif()) == {}
     assert b"Maker" not in jpg
 
 
-def sample_of(path: Path) -> Sample | str:
-    photograph = Photograph(path=str(path), key="key", label=4, class_name="rosa")
-    return PhotographToSample(shorter_side=24, quality=90)(photograph)
-
-
-def test_a_sample_tells_where_it_came_from(picture: Picture, tmp_path: Path) -> None:
-    sample = sample_of(saved(picture(1), tmp_path / "a.png"))
-    assert isinstance(sample, Sample)
-    assert decoded(sample.jpg).size == (32, 24)
-    assert (sample.key, sample.label) == ("key", 4)
-    assert sample.metadata == {"source": "a.png", "original_size": [48, 36], "class_name": "rosa"}
-
-
-def test_a_bad_photograph_gives_its_reason(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_text("hello")
-    assert sample_of(tmp_path / "a.jpg") == "it is not an image"
-
-
-def test_a_strip_longer_than_jpeg_can_hold_is_a_bad_photograph(tmp_path: Path) -> None:
-    found = sample_of(saved(Image.new("RGB", (66_000, 4)), tmp_path / "strip.png"))
-    assert isinstance(found, (str, Sample))
-
-
 def test_real_photographs_are_read_upright(shared_data: Path) -> None:
     for path in find_photographs(shared_data / "photos"):
-        jpg = encode_photograph(read_photograph(path), shorter_side=384, quality=90)
+        jpg = encode_photograph(read_photograph(path), bound=SizeBound(shorter=384), quality=90)
         assert min(decoded(jpg).size) <= 384

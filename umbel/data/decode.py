@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import resize
 
-from umbel.data.photograph import BadPhotographError
+from umbel.data.photograph import BadPhotographError, refuse_bomb
 
 FULL_SIZE = 1 << 16
 """A canvas that no JPEG exceeds: photographs keep their size."""
@@ -24,10 +24,9 @@ def decode(jpg: bytes, *, canvas: int) -> Tensor:
         (3, H, W) uint8, max(H, W) <= canvas.
 
     Raises:
-        BadPhotographError: not a JPEG, or damaged.
+        BadPhotographError: not a JPEG, damaged, or a decompression bomb (refused before it is decoded).
     """
-    if not jpg.startswith(b"\xff\xd8"):
-        raise BadPhotographError("it is not a JPEG")
+    refuse_bomb(jpg)
     try:
         # bytearray: torch.frombuffer warns of a read-only buffer.
         data = torch.frombuffer(bytearray(jpg), dtype=torch.uint8)

@@ -1,72 +1,38 @@
-"""Writing a folder of shards: a plan of samples, one process a shard, an index at the end.
+"""Writing a folder of shards from a plan of items: converted by many processes, appended by one, indexed at the end.
 
-Every shard is a pure function of its part of the plan, so the bytes do not depend on the number of workers, and an
-interrupted folder is continued shard by shard. webdataset names the members and lays out the tar.
+Items are written in the order in which they arrive, so the bytes depend neither on the number of workers nor on
+interruptions. webdataset names the members and lays out the tar.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import webdataset
-
+from umbel.data.convert import MakeSample, convert_in_order
 from umbel.data.index import write_index
-from umbel.data.scan import scan_shard
-from umbel.run import Bar, UserError, move_aside, sync_file, sync_folder, write_atomic
+from umbel.data.plan import SplitPlan, items_of
+from umbel.data.scan import ScannedShard, scan_shard
+from umbel.data.stream import DamagedArchiveError
+from umbel.data.unfinished import JOURNAL, UnfinishedShards
+from umbel.run import Bar, UserError, move_aside, write_atomic
 
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One sample to be written."""
-
-    key: str
-    jpg: bytes
-    label: int | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    text: str | None = None
-
-    def members(self) -> dict[str, Any]:
-        """The members of the sample as webdataset writes them."""
-        row: dict[str, Any] = {"__key__": self.key, "jpg": self.jpg}
-        if self.label is not None:
-            row["cls"] = str(self.label).encode()
-        if self.metadata:
-            row["json"] = json.dumps(self.metadata, ensure_ascii=False, sort_keys=True).encode()
-        if self.text is not None:
-            row["txt"] = self.text.encode()
-        return row
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardPlan:
-    """What one shard will hold: `items` are handed one by one to the maker of samples."""
-
-    name: str
-    items: tuple[Any, ...]
-
-
-MakeSample = Callable[[Any], Sample | str]
-"""Makes a sample from an item, or says in words why it cannot (a bad photograph)."""
-
-
-def plan_shards(split: str, items: Sequence[Any], shard_size: int) -> list[ShardPlan]:
-    """Cut a split's items into shards of `shard_size` samples."""
-    return [
-        ShardPlan(name=f"{split}-{number:06d}.tar", items=tuple(items[first : first + shard_size]))
-        for number, first in enumerate(range(0, len(items), shard_size))
-    ]
+LOOK_EVERY = 1000
+"""After so many items the share of bad ones is looked at: the first one says little of how many there are."""
+TALLIED = {"license": "licenses", "rights_holder": "rights_holders"}
+"""Fields of a sample's JSON that are counted over all samples, and their names in licenses.json."""
 
 
 def write_shards(
     out: Path,
-    plan: Sequence[ShardPlan],
+    plan: Sequence[SplitPlan],
     make: MakeSample,
     *,
     source: dict[str, Any],
@@ -76,7 +42,7 @@ def write_shards(
     force: bool,
     title: str,
 ) -> dict[str, str]:
-    """Write the planned shards into `out`, with classes.txt, index.json and bad.json.
+    """Write the planned shards into `out`, with classes.txt, index.json, bad.json and, where told, licenses.json.
 
     The same source continues an interrupted folder and leaves a finished one alone.
 
@@ -89,32 +55,53 @@ def write_shards(
         Bad items: name -> reason.
 
     Raises:
-        UserError: `out` holds something else, or too many photographs are bad.
+        UserError: `out` holds something else or is in use, or too many photographs are bad.
     """
     bad_file = out / "bad.json"
-    if _prepare(out, {"format": 1} | source, force):
-        return dict(json.loads(bad_file.read_text()))
-    total = sum(len(shard.items) for shard in plan)
-    bad: dict[str, str] = {}
-    done = [s for s in plan if (out / s.name).is_file() and (out / f".{s.name}.bad").is_file()]
-    todo = [shard for shard in plan if shard not in done]
-    for shard in done:
-        bad |= json.loads((out / f".{shard.name}.bad").read_text())
-    _refuse_too_many(bad, max_bad, total)
-    with Bar(title, total, done=sum(len(shard.items) for shard in done)) as bar:
-        for shard, found in _write_all(out, todo, make, workers):
-            bad |= found
-            _refuse_too_many(bad, max_bad, total)
-            bar.advance(len(shard.items))
-    if classes:
-        write_atomic(out / "classes.txt", "\n".join(classes) + "\n")
-    write_atomic(bad_file, json.dumps(dict(sorted(bad.items())), indent=1, ensure_ascii=False) + "\n")
-    written = [out / shard.name for shard in plan]
-    sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in written]
-    write_index(out, [scan_shard(p, s) for p, s in zip(written, sums, strict=True)], classes)
-    for shard in plan:
-        (out / f".{shard.name}.bad").unlink(missing_ok=True)
-    return bad
+    with _prepare(out, {"format": 1} | source, force) as finished:
+        if finished:
+            return dict(json.loads(bad_file.read_text()))
+        counts = {name: count for split in plan for name, count in split.shards().items()}
+        bad = _convert_all(out, plan, counts, make, workers=workers, max_bad=max_bad, title=title)
+        if classes:
+            write_atomic(out / "classes.txt", "\n".join(classes) + "\n")
+        write_atomic(bad_file, json.dumps(dict(sorted(bad.items())), indent=1, ensure_ascii=False) + "\n")
+        _index(out, list(counts), classes)
+        (out / JOURNAL).unlink()
+        return bad
+
+
+def _convert_all(
+    out: Path,
+    plan: Sequence[SplitPlan],
+    counts: dict[str, int],
+    make: MakeSample,
+    *,
+    workers: int,
+    max_bad: float,
+    title: str,
+) -> dict[str, str]:
+    """Convert what the journal does not tell of; returns all bad items."""
+    total = sum(counts.values())
+    shards = UnfinishedShards(out, counts)
+    _refuse_too_many(shards.bad, max_bad, total)
+    workers = min(workers, total - shards.taken)
+    converted = contextlib.closing(convert_in_order(items_of(plan, shards.taken), make, workers))
+    with Bar(title, total, done=shards.taken) as bar, converted as results:
+        try:
+            for result in results:
+                shards.add(result)
+                if shards.taken % LOOK_EVERY == 0 or shards.taken == total:
+                    _refuse_too_many(shards.bad, max_bad, total)
+                bar.advance()
+        except DamagedArchiveError:
+            shards.discard()
+            raise
+        except UserError:
+            shards.save()
+            raise
+    shards.save()
+    return shards.bad
 
 
 def _refuse_too_many(bad: dict[str, str], max_bad: float, total: int) -> None:
@@ -126,63 +113,72 @@ def _refuse_too_many(bad: dict[str, str], max_bad: float, total: int) -> None:
         )
 
 
-def _prepare(out: Path, source: dict[str, Any], force: bool) -> bool:
-    """Make `out` ready for writing; True if it holds these very shards already."""
+@contextlib.contextmanager
+def _prepare(out: Path, source: dict[str, Any], force: bool) -> Iterator[bool]:
+    """Make `out` ready for writing and keep other processes out; yields True if it holds these very shards already."""
     told = out / "source.json"
     text = json.dumps(source, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        finished = (out / "index.json").is_file()
-        if told.is_file() and told.read_text() == text:
-            return finished
-        if told.is_file() and not finished:
-            # Given up before it was done, and the source has changed since: nothing of it is of use.
-            for path in [
-                p for name in ("*.tar", ".*.bad", ".*.tmp", "classes.txt", "bad.json") for p in out.glob(name)
-            ]:
-                path.unlink()
-        elif not force:
-            what = "shards made from another source or with other settings" if told.is_file() else "other files"
-            raise UserError(f"{out} holds {what}: choose another --out, or --force to move it aside.")
-        else:
-            move_aside(out)
+    something = _something_else(out, text)
+    if something and not force:
+        raise UserError(f"{out} holds {something}: choose another --out, or --force to move it aside.")
+    if something:
+        move_aside(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(told, text)
-    return False
+    with _locked(out):
+        finished = (out / "index.json").is_file()
+        if not told.is_file() or told.read_text() != text:
+            # Given up before it was done, and the source has changed since: nothing of it is of use.
+            for pattern in ("*.tar", ".*.tar.tmp", "classes.txt", "bad.json", "licenses.json", JOURNAL):
+                for path in out.glob(pattern):
+                    path.unlink()
+            write_atomic(told, text)
+        elif finished:
+            (out / JOURNAL).unlink(missing_ok=True)  # left by a kill behind the last step
+        yield finished
 
 
-def _write_all(
-    out: Path, plan: Sequence[ShardPlan], make: MakeSample, workers: int
-) -> Iterator[tuple[ShardPlan, dict[str, str]]]:
-    """Write shards in this process or several; yields each with its bad items when it is there."""
-    if workers <= 1 or len(plan) <= 1:
-        for shard in plan:
-            yield shard, _write_shard(out, shard, make)
-        return
-    # Spawned, not forked: the parent may already run threads (torch, a progress bar).
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(plan)), mp_context=context) as pool:
-        waiting = {pool.submit(_write_shard, out, shard, make): shard for shard in plan}
+def _something_else(out: Path, source: str) -> str | None:
+    """What `out` holds, in words, where shards of this source may not be written."""
+    told = out / "source.json"
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not told.is_file():
+        return "other files"
+    if told.read_text() != source and (out / "index.json").is_file():
+        return "shards made from another source or with other settings"
+    return None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing into a folder (a lock on the folder itself leaves no file behind)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
         try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder} is in use by another process: wait for it, or choose another --out.") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def _write_shard(out: Path, shard: ShardPlan, make: MakeSample) -> dict[str, str]:
-    """Write one shard atomically; returns its bad items."""
-    partial = out / f".{shard.name}.tmp"
-    bad: dict[str, str] = {}
-    # mtime 0 and no encoder: the bytes are a function of the samples alone.
-    with partial.open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0.0) as tar:
-        for item in shard.items:
-            sample = make(item)
-            if isinstance(sample, str):
-                bad[str(item)] = sample
-            else:
-                tar.write(sample.members())
-    sync_file(partial)
-    write_atomic(out / f".{shard.name}.bad", json.dumps(bad, ensure_ascii=False))
-    partial.replace(out / shard.name)
-    sync_folder(out)
-    return bad
+def _index(out: Path, names: Sequence[str], classes: Sequence[str]) -> None:
+    """Read every shard once: its hash, its members' places, and whose photographs they are."""
+    tallies: dict[str, Counter[str]] = {field: Counter() for field in TALLIED}
+    scanned: list[ScannedShard] = []
+    with Bar("indexing shards", len(names)) as bar:
+        for name in names:
+            data = (out / name).read_bytes()
+            shard = scan_shard(out / name, hashlib.sha256(data).hexdigest())
+            scanned.append(shard)
+            for offset, length in shard.members[["json_offset", "json_bytes"]].tolist():
+                metadata = json.loads(data[offset : offset + length] or b"{}")
+                for field, tally in tallies.items():
+                    if metadata.get(field) is not None:
+                        tally[str(metadata[field])] += 1
+            bar.advance()
+    if any(tallies.values()):
+        told = {TALLIED[field]: dict(tally.most_common()) for field, tally in tallies.items()}
+        write_atomic(out / "licenses.json", json.dumps({"format": 1} | told, indent=1, ensure_ascii=False) + "\n")
+    write_index(out, scanned, classes)

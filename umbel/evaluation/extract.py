@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,7 +128,7 @@ class _Photographs(Dataset[tuple[int, Tensor | str]]):
     def __getitem__(self, sample: int) -> tuple[int, Tensor | str]:
         try:
             # Pillow opens a stream as it opens a path.
-            image = read_photograph(cast(Path, io.BytesIO(self.reader.read(sample, "jpg"))))
+            image = read_photograph(self.reader.read(sample, "jpg"))
         except BadPhotographError as error:
             return sample, str(error)
         return sample, self.prepare(image)

@@ -1,0 +1,186 @@
+"""Labels from a file join photographs by observation; those without a valid one stay, unlabeled and counted."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from umbel.data.index import open_shards
+from umbel.data.join_labels import Labels, join_labels, read_labels
+from umbel.data.photograph_set import Photograph, PhotographSet
+from umbel.data.reader import ShardReader
+from umbel.run import UserError
+
+HEAD = "observation,label,valid,conf,acc,weight\n"
+
+
+def labels_of(tmp_path: Path, text: str) -> Labels:
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    return read_labels(path)
+
+
+def joined(labels: Labels, rows: list[Photograph], classes: tuple[str, ...] = ()) -> PhotographSet:
+    return join_labels(PhotographSet(splits={"train": rows}, classes=classes, fingerprint=""), labels)
+
+
+def photograph(number: int, **metadata: object) -> Photograph:
+    return Photograph(path=f"a/{number}.jpg", key=f"k{number}", label=5, class_name="old", metadata=metadata)
+
+
+def told(found: PhotographSet) -> list[tuple[int | None, str | None, dict[str, object]]]:
+    return [(row.label, row.class_name, dict(row.metadata)) for row in found.splits["train"]]
+
+
+def test_label_validity_and_numbers_go_to_the_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = labels_of(
+        tmp_path, HEAD + "1,salvia,true,3.5,0.75,1.25\n2,rosa,True,2,1,\n3,salvia,false,1,0.5,2\n4,,true,,,\n"
+    )
+    found = joined(labels, [photograph(number) for number in (1, 2, 3, 4, 5)])
+    assert found.classes == ("rosa", "salvia")
+    assert told(found) == [
+        (1, "salvia", {"valid": True, "conf": 3.5, "acc": 0.75, "weight": 1.25}),
+        (0, "rosa", {"valid": True, "conf": 2.0, "acc": 1.0}),
+        (None, None, {"valid": False, "conf": 1.0, "acc": 0.5, "weight": 2.0}),
+        (None, None, {"valid": True}),
+        (None, None, {}),
+    ]
+    assert (
+        "joined by file name: 2 of 5 photographs have one, 1 have one that is not valid, 1 are known without one, "
+        "1 are unknown to the file"
+    ) in capsys.readouterr().out
+
+
+def test_the_sources_classes_stay_where_they_name_the_labels(tmp_path: Path) -> None:
+    labels = labels_of(tmp_path, "observation,label\n1,salvia\n2,rosa\n")
+    found = joined(labels, [photograph(1), photograph(2)], ("acer", "rosa", "salvia"))
+    assert found.classes == ("acer", "rosa", "salvia")
+    assert [row.label for row in found.splits["train"]] == [2, 1]
+    other = joined(labels, [photograph(1), photograph(2)], ("acer", "rosa"))
+    assert other.classes == ("rosa", "salvia")
+
+
+def test_numbers_are_sorted_as_numbers_and_before_text(tmp_path: Path) -> None:
+    assert labels_of(tmp_path, "observation,label\n1,10\n2,9\n3,b\n4,a\n").labels == ("9", "10", "a", "b")
+
+
+def test_a_label_that_is_never_valid_is_no_class(tmp_path: Path) -> None:
+    assert labels_of(tmp_path, "observation,label,valid\n1,a,1\n2,b,0\n3,c,1\n").labels == ("a", "c")
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ([21, 22, 21], "observation id"),
+        ([31, 32, 33], "image id"),
+        (["a1", "a2", "a3"], "file name"),
+        (["k_1", "k_2", "k_3"], "key"),
+    ],
+)
+def test_what_an_observation_is_called_by_is_found_out(
+    ids: list[object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        Photograph(path=f"x/a{n}.jpg", key=f"k_{n}", metadata={"obs_id": observation, "image_id": 30 + n})
+        for n, observation in ((1, "21"), (2, 22), (3, 21.0))
+    ]
+    distinct = list(dict.fromkeys(ids))
+    text = "observation,label\n" + "".join(f"{name},s{name}\n" for name in distinct)
+    found = joined(labels_of(tmp_path, text), rows)
+    assert [row.class_name for row in found.splits["train"]] == [f"s{name}" for name in ids]
+    assert f"joined by {words}" in capsys.readouterr().out
+
+
+def test_one_kind_of_identity_holds_for_all(tmp_path: Path) -> None:
+    """Photograph 3's image id is the number of another's observation: no label must come of that."""
+    rows = [photograph(n, observation_id=n + 10, image_id=n + 9) for n in (1, 2, 3)]
+    found = joined(labels_of(tmp_path, "observation,label\n11,a\n12,b\n"), rows)
+    assert [row.class_name for row in found.splits["train"]] == ["a", "b", None]
+
+
+def test_a_file_that_knows_none_of_them_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none of the photographs"):
+        joined(labels_of(tmp_path, "observation,label\nx,a\n"), [photograph(1)])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("observation,species\n1,a\n", "has no column 'label'"),
+        ("label\na\n", "has no column 'observation'"),
+        (HEAD + "1,a,perhaps,1,1,1\n", r"row 1: valid is true or false, not 'perhaps'"),
+        (HEAD + "1,a,true,1,1,1\n2,a,true,much,1,1\n", r"row 2: 'much' is no number"),
+        ("observation,label\n1,a\n2,b\n1,a\n", r"observation 3 has the name of .*observation 1"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        labels_of(tmp_path, text)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such file"):
+        read_labels(tmp_path / "labels.csv")
+
+
+def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet is read by pyarrow, which is not installed")
+    from pyarrow import parquet
+
+    columns: dict[str, Any] = {
+        "observation": [1, 2, 3, 4],
+        "label": [7, 10, None, 7],
+        "valid": [True, True, True, False],
+        "conf": [3.5, None, 1.0, 0.5],
+        "votes": [1, 2, 3, 4],
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "labels.parquet")
+    text = "observation,label,valid,conf\n1,7,true,3.5\n2,10,true,\n3,,true,1\n4,7,false,0.5\n"
+    rows = [photograph(number) for number in (1, 2, 3, 4)]
+    by_parquet = joined(read_labels(tmp_path / "labels.parquet"), rows)
+    by_csv = joined(labels_of(tmp_path, text), rows)
+    assert told(by_parquet) == told(by_csv)
+    assert by_parquet.classes == by_csv.classes == ("7", "10")
+    parquet.write_table(pyarrow.table({"observation": [1]}), tmp_path / "short.parquet")
+    with pytest.raises(UserError, match="has no column 'label'; it has: observation"):
+        read_labels(tmp_path / "short.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 hello")
+    with pytest.raises(UserError, match="no Parquet file that can be read"):
+        read_labels(tmp_path / "broken.parquet")
+
+
+def test_without_pyarrow_parquet_is_answered_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "labels.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match="pip install pyarrow"):
+        read_labels(tmp_path / "labels.parquet")
+
+
+def test_the_command_puts_labels_into_shards(
+    tmp_path: Path, photographs: Callable[..., Path], umbel: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    source = photographs(["one/a.jpg", "one/b.jpg", "two/c.jpg", "two/d.jpg"])
+    (tmp_path / "l.csv").write_text("observation,label,valid,acc\na,two,true,0.9\nb,two,false,0.5\nc,one,true,1\n")
+    command = ["shards", "make", "folder", source, "--out", tmp_path / "out", "--labels", tmp_path / "l.csv"]
+    code, out, _ = umbel(*command)
+    assert code == 0
+    assert "2 of 4 photographs have one, 1 have one that is not valid" in out
+    shards = open_shards(str(tmp_path / "out"))
+    reader = ShardReader(shards)
+    found = {}
+    for sample in range(len(shards)):
+        row = json.loads(reader.read(sample, "json"))
+        found[row.pop("source")] = (int(shards.members["label"][sample]), row)
+        del row["original_size"]
+    assert shards.classes == ("one", "two")
+    assert found == {
+        "a.jpg": (1, {"label": 1, "class_name": "two", "valid": True, "acc": 0.9}),
+        "b.jpg": (-1, {"valid": False, "acc": 0.5}),
+        "c.jpg": (0, {"label": 0, "class_name": "one", "valid": True, "acc": 1.0}),
+        "d.jpg": (-1, {}),
+    }
+    (tmp_path / "l.csv").write_text("observation,label\na,one\n")
+    assert "another source or with other settings" in refused(*command)
