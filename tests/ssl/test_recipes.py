@@ -107,11 +107,6 @@ def test_test_photographs_alone_are_nothing_to_pretrain_on(photographs: Photogra
         count_photographs(str(photographs(["test/a.jpg"])))
 
 
-def test_a_url_is_answered_in_a_sentence() -> None:
-    with pytest.raises(UserError, match="fetch them first"):
-        count_photographs("https://example.org/train-000000.tar")
-
-
 def begin(source: Path, out: Path) -> tuple[PretrainConfig, RunFolder]:
     settings = resolve(dataclasses.replace(recipe("demo"), data=str(source), out=out, device="cpu"))
     return settings, RunFolder.open(out, settings, "pretrain", ignore=NOT_COMPARED, force=settings.force)

@@ -39,6 +39,9 @@ def check(config: CheckConfig) -> None:
     reader = ShardReader(shards)
     with Bar("checking", len(shards)) as bar:
         for number, shard in enumerate(shards.shards):
+            reader.keep({number})
+            if shard.count:
+                reader.read(int(starts[number]), "jpg")  # a remote shard is here from now on
             faults += _file(shard, shards.members[starts[number] : starts[number + 1]])
             for sample in range(starts[number], starts[number + 1]):
                 found = _photograph(reader, sample)

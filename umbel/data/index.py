@@ -1,27 +1,34 @@
-"""The index of a set of shards: which samples there are, and the byte offset and length of every member.
+"""A set of shards: which samples there are, and the byte offset and length of every member.
 
-A folder that Umbel writes has `index.json` and `members.npy`; for shards from elsewhere the same is computed on first
-use and kept in the user's cache, never beside their files. With it, any sample is one seek (POSIX pread).
+A folder that Umbel writes has an index; for shards from elsewhere the same is computed on first use and kept in the
+user's cache, never beside their files. With it, any sample is one seek (POSIX pread).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
-import json
-import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from braceexpand import braceexpand
 
-from umbel.data.scan import MEMBER, SHARD_NAME, ScannedShard, Shard, scan_shard, split_of
-from umbel.run import Bar, UserError, read_json, write_atomic
+from umbel.data.index_file import ARRAYS, IndexFile, read_index, write_index
+from umbel.data.order import Mix
+from umbel.data.remote import AbsentError, check_url, download, is_url
+from umbel.data.scan import SHARD_NAME, ScannedShard, Shard, scan_shard, split_of
+from umbel.data.shard_cache import GIB, ShardCache, cache_root
+from umbel.data.unreadable import retried
+from umbel.run import Bar, UserError, say, write_atomic
 
+Place = TypeVar("Place", Path, str)
 PRETRAINING_SPLITS = ("train", "unlabeled")
+CACHE_GIB = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +40,24 @@ class ShardSet:
     keys: np.ndarray  # (N,) of fixed-width UTF-8 bytes
     classes: tuple[str, ...]
     """Line n of classes.txt names label n; empty without labels."""
+    cache: ShardCache | None = None
+    """Where remote shards are kept."""
+    mix: Mix | None = None
+    """How the sets that this one consists of are mixed in training."""
 
     def __len__(self) -> int:
         return len(self.members)
+
+    @property
+    def epoch(self) -> int:
+        """Samples of a training epoch."""
+        return len(self) if self.mix is None else self.mix.epoch
+
+    @property
+    def folder(self) -> str:
+        """The folder, or the part of the URL, that the first shard lies in."""
+        first = self.shards[0]
+        return str(first.path.parent) if first.url is None else first.url.rpartition("/")[0]
 
     def key(self, sample: int) -> str:
         """The key of a sample: its members' common name."""
@@ -54,28 +76,33 @@ class ShardSet:
             UserError: there are none.
         """
         chosen = [number for number, shard in enumerate(self.shards) if shard.split in splits]
+        if len(chosen) == len(self.shards):
+            return self
         if not chosen:
             there = ", ".join(sorted({shard.split for shard in self.shards}))
             raise UserError(f"no shard is of split {' or '.join(splits)}; there are: {there}.")
         renumber = np.full(len(self.shards), -1, dtype=np.int64)
         renumber[chosen] = np.arange(len(chosen))
         keep = renumber[self.members["shard"]] >= 0
-        members = self.members[keep].copy()
+        members = self.members[keep]
         members["shard"] = renumber[members["shard"]]
         shards = tuple(self.shards[number] for number in chosen)
-        return ShardSet(shards=shards, members=members, keys=self.keys[keep], classes=self.classes)
+        return dataclasses.replace(self, shards=shards, members=members, keys=self.keys[keep])
 
 
-def find_shards(data: str) -> list[Path]:
-    """The tar files that DATA names: a folder, one file, or a brace pattern; [] if it names none."""
+def find_shards(data: str) -> list[Path] | list[str]:
+    """What DATA names: the tar files of a folder, one file or a brace pattern, or URLs; [] if it names no shards.
+
+    Raises:
+        UserError: unbalanced braces, or a file that is not there.
+    """
+    if is_url(data):
+        return _expand(data)
     path = Path(data)
     if path.is_dir():
         return sorted(file for file in path.iterdir() if SHARD_NAME.fullmatch(file.name))
     if path.suffix == ".tar" or "{" in data:
-        try:
-            paths = [Path(name) for name in braceexpand(data)]
-        except ValueError as error:  # UnbalancedBracesError
-            raise UserError(f"{data}: its braces are not balanced.") from error
+        paths = [Path(name) for name in _expand(data)]
         missing = [str(name) for name in paths if not name.is_file()]
         if missing:
             raise UserError(f"{missing[0]}: there is no such shard.")
@@ -83,39 +110,52 @@ def find_shards(data: str) -> list[Path]:
     return []
 
 
-def open_shards(data: str) -> ShardSet:
+def _expand(data: str) -> list[str]:
+    try:
+        return list(braceexpand(data))
+    except ValueError as error:  # UnbalancedBracesError
+        raise UserError(f"{data}: its braces are not balanced.") from error
+
+
+def open_shards(data: str, *, cache_gib: float = CACHE_GIB, allow_pipe: bool = False) -> ShardSet:
     """Open a set of shards through its index, which is computed where it is missing.
 
+    Args:
+        data: a folder, a shard, a brace pattern, or a URL of either (a folder's URL needs its index.json).
+        cache_gib: disk space for remote shards.
+        allow_pipe: let `pipe:` URLs run their shell commands.
+
     Raises:
-        UserError: no shards, a shard that is cut off or differs from its index, labels without a class name.
+        UserError: no shards, a shard that is cut off or differs from its index, labels without a class name, or a URL
+            that cannot be fetched.
     """
-    paths = find_shards(data)
-    if not paths:
-        raise UserError(f"{data}: there are no shards (<split>-NNNNNN.tar) here.")
-    for path in paths:
-        split_of(path)
-    folders = sorted({path.parent for path in paths})
-    parts = [_open_folder(folder, [p for p in paths if p.parent == folder], Path(data).is_dir()) for folder in folders]
+    if is_url(data):
+        cache = ShardCache(folder=cache_root() / "shards", limit=int(cache_gib * GIB))
+        urls = _expand(data)
+        for url in urls:
+            check_url(url, allow_pipe=allow_pipe)
+        parts = [_open_urls(folder, group, cache) for folder, group in _by_folder(urls).items()]
+    else:
+        paths = [Path(path) for path in find_shards(data)]
+        if not paths:
+            raise UserError(f"{data}: there are no shards (<split>-NNNNNN.tar) here.")
+        for path in paths:
+            split_of(path)
+        folders = sorted({path.parent for path in paths})
+        whole = Path(data).is_dir()
+        parts = [_open_folder(folder, [p for p in paths if p.parent == folder], whole) for folder in folders]
     if len({part.classes for part in parts}) > 1:
         raise UserError(f"{data}: the folders' classes.txt differ, so their labels do not mean the same.")
-    shards = _concatenate(parts)
+    shards = concatenate(parts)
     if not len(shards):
         raise UserError(f"{data}: the shards hold no photographs (<key>.jpg).")
     return shards
 
 
-def _open_folder(folder: Path, paths: Sequence[Path], whole: bool) -> ShardSet:
-    """Open shards of one folder; `whole`: all that its index lists must be there."""
-    if (folder / "index.json").is_file():
-        return _read_index(folder, paths, whole)
-    cache = _cache_folder(folder, paths)
-    if not (cache / "index.json").is_file():
-        write_index(cache, [scan_shard(path) for path in _with_bar(paths)], classes=read_classes(folder))
-    return _read_index(cache, paths, whole)
-
-
-def _concatenate(parts: Sequence[ShardSet]) -> ShardSet:
-    """Sets of several folders as one, in order."""
+def concatenate(parts: Sequence[ShardSet]) -> ShardSet:
+    """Several sets as one, in order, with the classes of the first."""
+    if len(parts) == 1:
+        return parts[0]
     members = np.concatenate([part.members for part in parts])
     firsts = np.cumsum([0, *(len(part.shards) for part in parts[:-1])])
     members["shard"] += np.repeat(firsts, [len(part) for part in parts]).astype(np.uint32)
@@ -124,6 +164,7 @@ def _concatenate(parts: Sequence[ShardSet]) -> ShardSet:
         members=members,
         keys=np.concatenate([part.keys for part in parts]),
         classes=parts[0].classes,
+        cache=next((part.cache for part in parts if part.cache is not None), None),
     )
 
 
@@ -133,90 +174,141 @@ def read_classes(folder: Path) -> tuple[str, ...]:
     return tuple(path.read_text().splitlines()) if path.is_file() else ()
 
 
-def write_index(folder: Path, scanned: Iterable[ScannedShard], classes: Sequence[str]) -> None:
-    """Write members.npy, then index.json, each atomically; the index is valid once index.json is there."""
-    scanned = list(scanned)
-    folder.mkdir(parents=True, exist_ok=True)
-    members = np.concatenate([s.members for s in scanned]) if scanned else np.empty(0, MEMBER)
-    members["shard"] = np.repeat(np.arange(len(scanned)), [len(s.members) for s in scanned])
-    keys = np.array([key for s in scanned for key in s.keys], dtype=np.bytes_)
-    for name, array in (("members.npy", members), ("keys.npy", keys)):
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        write_atomic(folder / name, buffer.getvalue())
-    splits: dict[str, int] = {}
-    for s in scanned:
-        splits[s.shard.split] = splits.get(s.shard.split, 0) + s.shard.count
-    shards = [
-        {"name": s.shard.path.name, "split": s.shard.split, "count": s.shard.count}
-        | {"bytes": s.shard.bytes, "sha256": s.shard.sha256}
-        for s in scanned
-    ]
-    index = {"format": 1, "splits": splits, "classes": list(classes), "shards": shards}
-    write_atomic(folder / "index.json", json.dumps(index, indent=1) + "\n")
-
-
-def _read_index(folder: Path, paths: Sequence[Path], whole: bool) -> ShardSet:
-    """Read an index and check it against the files' sizes."""
-    index = read_json(folder / "index.json", "the index")
-    try:
-        members, keys = _load_array(folder / "members.npy"), _load_array(folder / "keys.npy")
-        if members.dtype != MEMBER or not len(members) == len(keys) == sum(row["count"] for row in index["shards"]):
-            raise ValueError("its parts do not fit together")
-        found = ShardSet(shards=(), members=members, keys=keys, classes=tuple(index["classes"]))
-        return _match(folder, paths, whole, index["shards"], found)
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"the index in {folder} is damaged ({error}): delete its index.json to have it made anew."
-        ) from error
-
-
-def _load_array(path: Path) -> np.ndarray:
-    try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path.name} is missing or no array") from error
-    return array
-
-
-def _match(
-    folder: Path, paths: Sequence[Path], whole: bool, listed: Sequence[dict[str, Any]], found: ShardSet
-) -> ShardSet:
-    """The part of an index's samples that the given files stand for; `listed` are its rows of shards."""
-    rows = {row["name"]: (number, row) for number, row in enumerate(listed)}
-    starts = np.cumsum([0, *(row["count"] for row in listed)])
-    shards, order = [], []
+def _open_folder(folder: Path, paths: Sequence[Path], whole: bool) -> ShardSet:
+    """Open shards of one folder; `whole`: all that its index lists must be there."""
+    where = folder
+    if not (folder / "index.json").is_file():
+        told = [folder / "classes.txt"] if (folder / "classes.txt").is_file() else []
+        where = _cache_folder([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in [*paths, *told]])
+        if not (where / "index.json").is_file():
+            write_index(where, [scan_shard(path) for path in _with_bar(paths)], classes=read_classes(folder))
+    index = read_index(where)
     for path in paths:
-        if path.name not in rows:
-            raise UserError(f"shard {path} is not in {folder / 'index.json'}: move it elsewhere, or delete the index.")
-        number, row = rows[path.name]
-        size = path.stat().st_size
-        if size != row["bytes"]:
-            state = "cut off" if size < row["bytes"] else "longer than it was"
-            raise UserError(f"shard {path} is {state}: {size} bytes, where its index has {row['bytes']}.")
-        fields = {name: row[name] for name in ("split", "count", "bytes", "sha256")}
-        shards.append(Shard(path=path, **fields))
-        order.append(number)
-    lacking = set(rows) - {path.name for path in paths}
+        if path.name not in index.rows:
+            raise UserError(f"shard {path} is not in {where / 'index.json'}: move it elsewhere, or delete the index.")
+        size, listed = path.stat().st_size, index.rows[path.name]["bytes"]
+        if size != listed:
+            state = "cut off" if size < listed else "longer than it was"
+            raise UserError(f"shard {path} is {state}: {size} bytes, where its index has {listed}.")
+    lacking = set(index.rows) - {path.name for path in paths}
     if lacking and whole:
-        raise UserError(f"shard {folder / min(lacking)} is missing; {folder / 'index.json'} lists it.")
-    picked = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in order]).astype(np.int64)
-    members = found.members[picked]
-    members["shard"] = np.repeat(np.arange(len(shards)), [shard.count for shard in shards])
-    return ShardSet(shards=tuple(shards), members=members, keys=found.keys[picked], classes=found.classes)
+        raise UserError(f"shard {folder / min(lacking)} is missing; {where / 'index.json'} lists it.")
+    return _pick(index, [(path.name, path, None) for path in paths])
 
 
-def _cache_folder(folder: Path, paths: Sequence[Path]) -> Path:
-    """Where the index of shards from elsewhere is kept; another place as soon as a file changes."""
-    told = [folder / "classes.txt"] if (folder / "classes.txt").is_file() else []
-    state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in [*paths, *told]]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "umbel" / "index" / hashlib.sha256(repr(state).encode()).hexdigest()[:24]
+def _pick(index: IndexFile, files: Sequence[tuple[str, Path, str | None]]) -> ShardSet:
+    """The part of an index's samples that some shards (name, path, URL) stand for, in their order."""
+    shards, parts = [], []
+    for name, path, url in files:
+        row = index.rows[name]
+        fields = {field: row[field] for field in ("split", "count", "bytes", "sha256")}
+        shards.append(Shard(path=path, url=url, **fields))
+        parts.append(np.arange(row["first"], row["first"] + row["count"]))
+    members, keys = index.members, index.keys
+    if [name for name, _, _ in files] != list(index.rows):
+        picked = np.concatenate(parts)
+        members, keys = members[picked], keys[picked]
+        members["shard"] = np.repeat(np.arange(len(shards)), [shard.count for shard in shards])
+    return ShardSet(shards=tuple(shards), members=members, keys=keys, classes=index.classes)
 
 
-def _with_bar(paths: Sequence[Path]) -> Iterable[Path]:
-    """Show progress over the paths; a first look at many shards takes a while."""
-    with Bar("indexing shards", len(paths)) as bar:
-        for path in paths:
-            yield path
+def _by_folder(urls: Sequence[str]) -> dict[str, list[str]]:
+    """URLs of shards by what stands in front of their names; a folder's URL stands for all that its index lists."""
+    groups: dict[str, list[str]] = {}
+    for url in urls:
+        if url.startswith("pipe:"):
+            groups.setdefault("pipe:", []).append(url)
+        elif url.endswith(".tar"):
+            groups.setdefault(url.rpartition("/")[0], []).append(url)
+        else:
+            groups.setdefault(url.rstrip("/"), [])
+    return groups
+
+
+def _open_urls(folder: str, urls: Sequence[str], cache: ShardCache) -> ShardSet:
+    """Open remote shards: through the index beside them, or fetch and scan them."""
+    names = [_name_of(url) for url in urls]
+    where = None if folder == "pipe:" else _fetch_index(folder)
+    if where is None:
+        if not urls:
+            raise UserError(f"{folder} gives no index.json: give a brace pattern of shards, or see that it is there.")
+        where = _cache_folder(list(urls))
+        if not (where / "index.json").is_file():
+            classes = None if folder == "pipe:" else _fetch(f"{folder}/classes.txt")
+            scanned = [_fetch_and_scan(url, name, cache) for url, name in zip(_with_bar(urls), names, strict=True)]
+            write_index(where, scanned, classes=(classes or b"").decode("utf-8", "replace").splitlines())
+    index = read_index(where)
+    if not urls:
+        names = list(index.rows)
+        urls = [f"{folder}/{name}" for name in names]
+    for url, name in zip(urls, names, strict=True):
+        if name not in index.rows:
+            raise UserError(f"shard {url} is not in the index beside it: correct the pattern.")
+    files = [(name, cache.path(url, name), url) for url, name in zip(urls, names, strict=True)]
+    return dataclasses.replace(_pick(index, files), cache=cache)
+
+
+def _name_of(url: str) -> str:
+    """The shard's name in a URL, or the last one in a pipe's command."""
+    if url.startswith("pipe:"):
+        found = [match[0] for match in re.finditer(rf"(?<![\w-]){SHARD_NAME.pattern}", url)]
+        name = found[-1] if found else url
+    else:
+        name = url.rpartition("/")[2]
+    split_of(Path(name))
+    return name
+
+
+def _fetch_and_scan(url: str, name: str, cache: ShardCache) -> ScannedShard:
+    path = cache.path(url, name)
+
+    def fetch_and_scan() -> ScannedShard:
+        sha256 = cache.fetch(url, path, size=None, sha256=None, progress=lambda: None)
+        return scan_shard(path, sha256)
+
+    return retried(fetch_and_scan, url)
+
+
+def _fetch_index(folder: str) -> Path | None:
+    """Bring a folder's index here where it is new; None where the folder has none."""
+    text = _fetch(f"{folder}/index.json")
+    if text is None:
+        say(f"{folder} gives no index.json: its shards are fetched and scanned, once.")
+        return None
+    where = _cache_folder([folder, text])
+    if not (where / "index.json").is_file():
+        where.mkdir(parents=True, exist_ok=True)
+        for name in ARRAYS:
+            content = _fetch(f"{folder}/{name}")
+            if content is None:
+                raise UserError(f"{folder} gives index.json without {name}: copy {', '.join(ARRAYS)} there too.")
+            write_atomic(where / name, content)
+        write_atomic(where / "index.json", text)
+    return where
+
+
+def _fetch(url: str) -> bytes | None:
+    """What a URL gives; None where there is nothing."""
+
+    def fetch() -> bytes | None:
+        content = io.BytesIO()
+        try:
+            download(url, content, lambda: None)
+        except AbsentError:
+            return None
+        return content.getvalue()
+
+    return retried(fetch, url)
+
+
+def _cache_folder(state: Sequence[object]) -> Path:
+    """Where the index of shards from elsewhere is kept; another place as soon as their state changes."""
+    return cache_root() / "index" / hashlib.sha256(repr(state).encode()).hexdigest()[:24]
+
+
+def _with_bar(places: Sequence[Place]) -> Iterable[Place]:
+    """Show progress over shards; a first look at many of them takes a while."""
+    with Bar("indexing shards", len(places)) as bar:
+        for place in places:
+            yield place
             bar.advance()

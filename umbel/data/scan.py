@@ -32,11 +32,19 @@ class Shard:
     """One tar file of samples."""
 
     path: Path
+    """Where it lies; of a remote one, where the cache keeps it while it is here."""
     split: str
     count: int
     bytes: int
     sha256: str | None
     """Hash of the file; None where the index was computed here (`umbel shards check` hashes)."""
+    url: str | None = None
+    """Where a remote shard comes from."""
+
+    @property
+    def place(self) -> str:
+        """The shard as messages name it."""
+        return self.url or str(self.path)
 
 
 def split_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import webdataset
 
-from umbel.data.index import write_index
+from umbel.data.index_file import write_index
 from umbel.data.scan import scan_shard
 from umbel.run import Bar, UserError, move_aside, sync_file, sync_folder, write_atomic
 

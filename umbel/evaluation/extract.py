@@ -49,8 +49,6 @@ def open_data(data: str, folder: Path, image_size: int, *, workers: int = -1) ->
 
 def fingerprint(data: str) -> str:
     """A hash of DATA that costs no decoding."""
-    if "://" in data:
-        raise UserError(f"{data}: shards are read from local disks; fetch them first.")
     return open_shards(data).fingerprint() if find_shards(data) else read_folder(Path(data), "train").fingerprint
 
 
@@ -111,7 +109,7 @@ def extract(
         splits=tuple(names),
         classes=chosen.classes,
         provenance=provenance
-        | {"data": {"folder": str(chosen.shards[0].path.parent), "fingerprint": chosen.fingerprint()}}
+        | {"data": {"folder": chosen.folder, "fingerprint": chosen.fingerprint()}}
         | {"left_out": bad, "seconds": round(seconds, 3), "images_per_second": round(len(rows) / seconds, 1)}
         | {"versions": {"umbel": __version__} | {name: version(name) for name in ("torch", "timm", "pillow")}},
     )

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from umbel.augment.views import GLOBAL_VIEWS, Views, ViewsConfig
 from umbel.backbones import Backbone
+from umbel.data.batch import Batch
 from umbel.data.index import ShardSet
-from umbel.data.reader import Batch, TrainingDataset
+from umbel.data.training import TrainingDataset
 from umbel.machine import choose_workers
 from umbel.run import Bar, UserError, say
 
