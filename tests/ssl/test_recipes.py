@@ -34,7 +34,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, float, int], None
     def pretend(device: str, memory: float, photographs: int) -> None:
         monkeypatch.setattr(recipe_choice, "choose_device", lambda _: Choice(value=device, reason="pretended"))
         monkeypatch.setattr(recipe_choice, "device_memory", lambda _: int(memory * GIB))
-        monkeypatch.setattr(recipe_choice, "count_photographs", lambda _: photographs)
+        monkeypatch.setattr(recipe_choice, "count_photographs", lambda *_: photographs)
 
     return pretend
 

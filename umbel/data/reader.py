@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -48,15 +49,19 @@ class ReaderConfig:
 
 
 class ShardReader:
-    """Reads members by seek; keeps up to `window` shards open in each process (and no more than OPEN_FILES)."""
+    """Reads members by seek; keeps up to `window` shards open in each process (and no more than OPEN_FILES).
 
-    def __init__(self, shards: ShardSet, *, window: int = 8) -> None:
+    One is enough in file order, and opening is cheap; the cache evicts no remote shard that is open.
+    """
+
+    def __init__(self, shards: ShardSet, *, window: int = 1) -> None:
         self.shards, self.limit = shards, min(window, OPEN_FILES)
         self.progress: Callable[[int], None] = _unobserved
         """Called with a shard's number while it is read: a sign of life."""
         self._open: OrderedDict[int, int] = OrderedDict()
         self._given_up: dict[int, UnreadableShardError] = {}
         self._pid = os.getpid()
+        weakref.finalize(self, _close_all, self._open)
 
     def read(self, sample: int, kind: str) -> bytes:
         """The bytes of a sample's member (`jpg`, `json`, `txt`); b"" if it has none.
@@ -120,7 +125,13 @@ class ShardReader:
     def _own(self) -> None:
         """In a forked worker the parent's table is its own from here on."""
         if self._pid != os.getpid():
-            self._open, self._pid = OrderedDict(), os.getpid()
+            self._open.clear()
+            self._pid = os.getpid()
+
+
+def _close_all(descriptors: OrderedDict[int, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
 
 
 def _unobserved(_: int) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
+import multiprocessing.connection
 import os
-import re
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -25,9 +27,9 @@ from umbel.run import TrainingError, UserError
 POLL_SECONDS = 5.0
 _PID, _SIGNS, _SHARD, _BUSY = range(4)
 _CONTINUE = "; the same command continues from the last checkpoint."
-_HINTS = {
-    "Killed": "often for want of memory: lower --reader.workers",
-    "Bus error": "often for want of shared memory (/dev/shm): lower --reader.workers or --train.batch",
+_HINTS: dict[int, str] = {
+    signal.SIGKILL: " (often for want of memory: lower --reader.workers)",
+    signal.SIGBUS: " (often for want of shared memory, /dev/shm: lower --reader.workers or --train.batch)",
 }
 
 
@@ -53,20 +55,6 @@ class WorkerNotes:
             row[_BUSY] = busy
             if shard is not None:
                 row[_SHARD] = shard
-
-    def end_workers(self) -> None:
-        """Kill what is left of the workers: a hung one would keep this process from ending."""
-        pids = self.rows[:, _PID].tolist()
-        for _ in range(10):
-            left = [child for child in multiprocessing.active_children() if child.pid in pids]
-            # torch's watch may raise at any place when a worker dies, once.
-            with contextlib.suppress(RuntimeError):
-                for child in left:
-                    child.kill()
-                for child in left:
-                    child.join(1.0)
-            if not left:
-                return
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +101,7 @@ def training_batches(
     """
     notes = WorkerNotes(workers)
     dataset.reader.progress = notes.reads
-    poll = min(POLL_SECONDS, timeout / 4)
-
+    watch = _Watch(dataset, notes, timeout)
     loader: DataLoader[Any] = DataLoader(
         _Collated(dataset, collate, notes),
         batch_sampler=sampler,
@@ -124,69 +111,112 @@ def training_batches(
         prefetch_factor=4 if workers else None,
         persistent_workers=workers > 0,
         worker_init_fn=functools.partial(_begin, notes),
-        timeout=poll if workers else 0,
     )
+    before, children = multiprocessing.active_children(), []
     try:
-        yield _received(iter(loader), sampler, dataset, notes, poll=poll, timeout=timeout)
+        batches = iter(loader)
+        children = [child for child in multiprocessing.active_children() if child not in before]
+        if workers:
+            watch.start()
+        yield watch.pass_on(batches, sampler)
     except BaseException as error:
-        notes.end_workers()
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-            raise TrainingError(_death(str(error), dataset, notes)) from error
+        # A dead worker shows as torch's RuntimeError, wherever the process is, or as a pipe that breaks.
+        lost = isinstance(error, (RuntimeError, OSError, EOFError))
+        cause = (watch.verdict or _death(dataset, notes, children)) if lost else None
+        _end(children)
+        if cause is not None:
+            raise TrainingError(cause) from error
         raise
+    finally:
+        watch.over.set()
 
 
-def _received(
-    batches: Iterator[Any],
-    sampler: CursorSampler,
-    dataset: TrainingDataset,
-    notes: WorkerNotes,
-    *,
-    poll: float,
-    timeout: float,
-) -> Iterator[Any]:
-    """Batches as they come; time is counted in polls, so that a suspended machine accuses nobody."""
-    for cursors in sampler:
-        signs, silent = notes.rows[:, _SIGNS].clone(), torch.zeros(len(notes.rows))
-        while True:
-            try:
-                item = next(batches)
-                break
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader timed out"):
-                    raise
-            now = notes.rows[:, _SIGNS].clone()
+class _Watch(threading.Thread):
+    """Ends workers that hang while a batch is waited for, which wakes the training process with an error.
+
+    A thread, and not the DataLoader's own timeout: receiving a batch that a worker has made needs that worker's help,
+    and torch waits for it without end. Time is counted in polls, so that a suspended machine accuses nobody.
+    """
+
+    def __init__(self, dataset: TrainingDataset, notes: WorkerNotes, timeout: float) -> None:
+        super().__init__(daemon=True)
+        self.dataset, self.notes, self.timeout = dataset, notes, timeout
+        self.over = threading.Event()
+        self.verdict: str | None = None
+        self._awaited: int | None = None  # cursor of the batch that is waited for
+
+    def pass_on(self, batches: Iterator[Any], sampler: CursorSampler) -> Iterator[Any]:
+        """The batches as they come."""
+        for cursors in sampler:
+            self._awaited = cursors[0]
+            item = next(batches)
+            self._awaited = None
+            if isinstance(item, _Failure):
+                raise UserError(item.message)
+            yield item
+
+    def run(self) -> None:
+        """Count how long each worker has been silent in one and the same waiting."""
+        poll = min(POLL_SECONDS, self.timeout / 4)
+        rows = self.notes.rows
+        awaited, signs, silent = None, rows[:, _SIGNS].clone(), torch.zeros(len(rows))
+        while not self.over.wait(poll):
+            now = rows[:, _SIGNS].clone()
             silent = torch.where(now == signs, silent + poll, 0.0)
-            signs = now
-            hung = ((silent >= timeout) & (notes.rows[:, _BUSY] == 1)).nonzero().flatten().tolist()
-            if hung:
-                place = _place(dataset, int(notes.rows[hung[0], _SHARD]))
-                raise TrainingError(
-                    f"data worker {hung[0]} gave no sign of life for {timeout:g} s while reading shard {place}: its "
-                    f"disk or network does not answer, or the process is stopped{_CONTINUE}"
-                )
-            if bool((silent >= timeout).all()):
-                place = _place(dataset, dataset.shard_of(cursors[0]))
-                raise TrainingError(
-                    f"the data workers gave no sign of life for {timeout:g} s in front of shard {place}: one of them "
-                    f"is stopped{_CONTINUE}"
-                )
-        if isinstance(item, _Failure):
-            raise UserError(item.message)
-        yield item
+            if self._awaited is None or self._awaited != awaited:
+                silent.zero_()
+            awaited, signs = self._awaited, now
+            late = silent >= self.timeout
+            hung = (late & (rows[:, _BUSY] == 1)).nonzero().flatten().tolist()
+            if hung or (awaited is not None and bool(late.all())):
+                self._end(hung, awaited)
+                return
+
+    def _end(self, hung: list[int], awaited: int | None) -> None:
+        for_long = f"gave no sign of life for {self.timeout:g} s"
+        if hung:
+            place = _place(self.dataset, int(self.notes.rows[hung[0], _SHARD]))
+            cause = "its disk or network does not answer, or the process is stopped"
+            self.verdict = f"data worker {hung[0]} {for_long} while reading shard {place}: {cause}{_CONTINUE}"
+        elif awaited is not None:
+            place = _place(self.dataset, self.dataset.shard_of(awaited))
+            self.verdict = f"the data workers {for_long} in front of shard {place}: one is stopped{_CONTINUE}"
+        for pid in self.notes.rows[hung or slice(None), _PID].tolist():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
-def _death(message: str, dataset: TrainingDataset, notes: WorkerNotes) -> str:
-    """torch's message about a dead worker, with the shard that it was at."""
-    pids = [int(pid) for pid in re.findall(r"\d+", message.partition(")")[0] + message.partition("pid(s)")[2])]
-    found = [number for number, pid in enumerate(notes.rows[:, _PID].tolist()) if pid in pids]
-    how = re.search(r"signal: ([\w ]+)", message)
-    cause = f"was ended by the signal {how[1]}" if how else "ended unexpectedly"
+def _death(dataset: TrainingDataset, notes: WorkerNotes, children: Sequence[BaseProcess]) -> str | None:
+    """Which worker died, how, and at which shard; None if none did."""
+    # A dying process closes its pipes a moment before it is dead; when it is, torch's watch raises, once and anywhere.
+    for _ in range(2):
+        with contextlib.suppress(RuntimeError):
+            ended = multiprocessing.connection.wait([child.sentinel for child in children], timeout=1.0)
+            for child in children:
+                child.join(1.0 if child.sentinel in ended else 0.0)
+    dead = next((child for child in children if child.exitcode is not None), None)
+    if dead is None or dead.exitcode is None:
+        return None
+    how = f"was ended by {signal.Signals(-dead.exitcode).name}" if dead.exitcode < 0 else "ended unexpectedly"
+    hint = _HINTS.get(-dead.exitcode, "")
+    found = (notes.rows[:, _PID] == dead.pid).nonzero().flatten().tolist()
     if not found:
-        return f"a data worker {cause}{_CONTINUE}"
-    place = _place(dataset, int(notes.rows[found[0], _SHARD]))
+        return f"a data worker {how} before it read anything{hint}{_CONTINUE}"
     busy = "while reading" if notes.rows[found[0], _BUSY] else "after reading"
-    hint = f" ({_HINTS[how[1]]})" if how and how[1] in _HINTS else ""
-    return f"data worker {found[0]} {cause} {busy} shard {place}{hint}{_CONTINUE}"
+    place = _place(dataset, int(notes.rows[found[0], _SHARD]))
+    return f"data worker {found[0]} {how} {busy} shard {place}{hint}{_CONTINUE}"
+
+
+def _end(children: Sequence[BaseProcess]) -> None:
+    """Kill what is left of the workers: a hung one would keep this process from ending."""
+    for _ in range(10):
+        with contextlib.suppress(RuntimeError):
+            for child in children:
+                child.kill()
+            for child in children:
+                child.join(1.0)
+        if all(child.exitcode is not None for child in children):
+            return
 
 
 def _place(dataset: TrainingDataset, shard: int) -> str:
