@@ -80,12 +80,14 @@ def scan_shard(path: Path, sha256: str | None = None) -> ScannedShard:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
+                # A damaged size may be negative, which would lead back to the members before.
+                if not 0 <= member.size <= size - member.offset_data:
+                    raise tarfile.ReadError("unexpected end of data")
                 if not member.isfile():
                     continue
-                if member.offset_data + member.size > size:
-                    raise tarfile.ReadError("unexpected end of data")
                 _add_member(samples, member, tar, path)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        # ValueError: a header that tells no numbers, or a name that is not UTF-8.
         raise UserError(
             f"shard {path} is cut off or not a tar file after {len(samples)} samples ({error}): make or fetch it again."
         ) from error
