@@ -1,12 +1,8 @@
 """Remote shards: read as local ones are, through a real server that fails, cuts off and refuses; pipe: refused."""
 
-import functools
-import http.server
 import json
 import os
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,64 +20,6 @@ Foreign = Callable[..., Path]
 Made = Callable[..., Path]
 
 
-class Server:
-    """A folder over HTTP; `trouble` says by a file's name how its next requests go wrong."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.asked: Counter[str] = Counter()
-        self.trouble: dict[str, list[str]] = {}
-        server = self
-
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                name = self.path.rpartition("/")[2]
-                server.asked[name] += 1
-                queue = server.trouble.get(name, [])
-                match queue.pop(0) if queue else "":
-                    case "503":
-                        self.send_error(503)
-                    case "drop":
-                        self.close_connection = True
-                    case "cut":
-                        content = (server.root / self.path.lstrip("/")).read_bytes()
-                        self.send_response(200)
-                        self.send_header("Content-Length", str(len(content)))
-                        self.end_headers()
-                        self.wfile.write(content[: len(content) // 2])
-                    case "stall":
-                        self.send_response(200)
-                        self.send_header("Content-Length", "1000000")
-                        self.end_headers()
-                        self.wfile.write(b"x" * 100)
-                        self.wfile.flush()
-                        server.release.wait(30)
-                    case _:
-                        super().do_GET()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.release = threading.Event()
-        handler = functools.partial(Handler, directory=str(root))
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.release.set()
-        self.http.shutdown()
-        self.http.server_close()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """A server of the test's own folder."""
-    found = Server(tmp_path)
-    yield found
-    found.close()
-
-
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unreadable, "PAUSES", (0.01, 0.01, 0.01))
@@ -93,7 +31,7 @@ def contents(shards: ShardSet) -> list[tuple[str, bytes, int]]:
     return [(shards.key(n), reader.read(n, "jpg"), labels[n]) for n in range(len(shards))]
 
 
-def test_a_folder_with_its_index_is_read_as_the_local_one(server: Server, made_shards: Made) -> None:
+def test_a_folder_with_its_index_is_read_as_the_local_one(server: Any, made_shards: Made) -> None:
     folder = made_shards()
     remote, local = open_shards(f"{server.url}/shards"), open_shards(str(folder))
     assert server.asked["train-000000.tar"] == 0  # the index is enough to open
@@ -104,13 +42,13 @@ def test_a_folder_with_its_index_is_read_as_the_local_one(server: Server, made_s
 
 
 @pytest.mark.parametrize("end", ["/train-{000000..000001}.tar", "/train-00000{1,0}.tar", "/train-000001.tar"])
-def test_a_pattern_with_an_index_beside_it(end: str, server: Server, made_shards: Made) -> None:
+def test_a_pattern_with_an_index_beside_it(end: str, server: Any, made_shards: Made) -> None:
     folder = made_shards()
     assert contents(open_shards(f"{server.url}/shards{end}")) == contents(open_shards(f"{folder}{end}"))
 
 
 def test_shards_without_an_index_are_fetched_scanned_and_kept(
-    server: Server, foreign_shards: Foreign, capsys: pytest.CaptureFixture[str]
+    server: Any, foreign_shards: Foreign, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = foreign_shards()
     (folder / "classes.txt").write_text("rosa\nsalvia\nviola\n")
@@ -122,13 +60,13 @@ def test_shards_without_an_index_are_fetched_scanned_and_kept(
     assert "gives no index.json: its shards are fetched and scanned" in capsys.readouterr().out
 
 
-def test_a_folder_without_an_index_is_refused(server: Server, foreign_shards: Foreign) -> None:
+def test_a_folder_without_an_index_is_refused(server: Any, foreign_shards: Foreign) -> None:
     foreign_shards()
     with pytest.raises(UserError, match=r"gives no index\.json: give a brace pattern"):
         open_shards(f"{server.url}/foreign")
 
 
-def test_an_index_that_changes_is_fetched_again(server: Server, made_shards: Made, tmp_path: Path) -> None:
+def test_an_index_that_changes_is_fetched_again(server: Any, made_shards: Made, tmp_path: Path) -> None:
     made_shards()
     first = open_shards(f"{server.url}/shards").fingerprint()
     (tmp_path / "shards").rename(tmp_path / "old")
@@ -137,14 +75,14 @@ def test_an_index_that_changes_is_fetched_again(server: Server, made_shards: Mad
 
 
 @pytest.mark.parametrize("name", ["members.npy", "keys.npy"])
-def test_an_index_that_was_copied_in_part_is_said(name: str, server: Server, made_shards: Made) -> None:
+def test_an_index_that_was_copied_in_part_is_said(name: str, server: Any, made_shards: Made) -> None:
     (made_shards() / name).unlink()
     with pytest.raises(UserError, match=rf"gives index\.json without {name}"):
         open_shards(f"{server.url}/shards")
 
 
 @pytest.mark.parametrize("name", ["../train-000000.tar", "/etc/train-000000.tar", "plants.tar"])
-def test_an_index_cannot_name_a_file_elsewhere(name: str, server: Server, made_shards: Made) -> None:
+def test_an_index_cannot_name_a_file_elsewhere(name: str, server: Any, made_shards: Made) -> None:
     path = made_shards() / "index.json"
     index = json.loads(path.read_text())
     index["shards"][0]["name"] = name
@@ -153,7 +91,7 @@ def test_an_index_cannot_name_a_file_elsewhere(name: str, server: Server, made_s
         open_shards(f"{server.url}/shards")
 
 
-def test_an_index_with_pickled_objects_is_refused(server: Server, made_shards: Made) -> None:
+def test_an_index_with_pickled_objects_is_refused(server: Any, made_shards: Made) -> None:
     folder = made_shards()
     np.save(folder / "keys.npy", np.array([{"a": 1}] * 6, dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match=r"keys\.npy"):
@@ -161,9 +99,7 @@ def test_an_index_with_pickled_objects_is_refused(server: Server, made_shards: M
 
 
 @pytest.mark.parametrize("trouble", [["503", "503"], ["drop", "drop"], ["cut", "cut"], ["drop", "cut", "drop"]])
-def test_a_server_that_fails_and_then_answers_is_waited_for(
-    trouble: list[str], server: Server, made_shards: Made
-) -> None:
+def test_a_server_that_fails_and_then_answers_is_waited_for(trouble: list[str], server: Any, made_shards: Made) -> None:
     folder = made_shards()
     shards = open_shards(f"{server.url}/shards")
     server.trouble["train-000000.tar"] = list(trouble)
@@ -172,7 +108,7 @@ def test_a_server_that_fails_and_then_answers_is_waited_for(
 
 
 def test_a_server_that_is_cut_off_again_and_again_is_an_error_that_names_the_shard(
-    server: Server, made_shards: Made, own_cache: Path
+    server: Any, made_shards: Made, own_cache: Path
 ) -> None:
     made_shards()
     shards = open_shards(f"{server.url}/shards")
@@ -183,7 +119,7 @@ def test_a_server_that_is_cut_off_again_and_again_is_an_error_that_names_the_sha
     assert not list((own_cache / "umbel" / "shards").rglob("*train*"))
 
 
-def test_a_shard_that_is_gone_is_an_error_that_names_it(server: Server, made_shards: Made) -> None:
+def test_a_shard_that_is_gone_is_an_error_that_names_it(server: Any, made_shards: Made) -> None:
     folder = made_shards()
     shards = open_shards(f"{server.url}/shards")
     (folder / "train-000001.tar").unlink()
@@ -191,13 +127,13 @@ def test_a_shard_that_is_gone_is_an_error_that_names_it(server: Server, made_sha
         contents(shards)
 
 
-def test_a_server_that_is_not_there_is_said(server: Server) -> None:
+def test_a_server_that_is_not_there_is_said(server: Any) -> None:
     with pytest.raises(UserError, match="its host cannot be reached"):
         open_shards("http://127.0.0.1:9/shards")
 
 
 def test_a_transfer_that_stands_still_is_given_up_and_tried_again(
-    server: Server, made_shards: Made, monkeypatch: pytest.MonkeyPatch
+    server: Any, made_shards: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = made_shards()
     shards = open_shards(f"{server.url}/shards")
@@ -206,7 +142,7 @@ def test_a_transfer_that_stands_still_is_given_up_and_tried_again(
     assert contents(shards) == contents(open_shards(str(folder)))
 
 
-def test_a_shard_that_differs_from_its_index_is_refused(server: Server, made_shards: Made, own_cache: Path) -> None:
+def test_a_shard_that_differs_from_its_index_is_refused(server: Any, made_shards: Made, own_cache: Path) -> None:
     folder = made_shards()
     shards = open_shards(f"{server.url}/shards")
     content = bytearray((folder / "train-000000.tar").read_bytes())
@@ -219,7 +155,7 @@ def test_a_shard_that_differs_from_its_index_is_refused(server: Server, made_sha
         contents(shards)
 
 
-def test_a_copy_that_was_damaged_in_the_cache_is_fetched_anew(server: Server, made_shards: Made) -> None:
+def test_a_copy_that_was_damaged_in_the_cache_is_fetched_anew(server: Any, made_shards: Made) -> None:
     made_shards()
     shards = open_shards(f"{server.url}/shards")
     expected = contents(shards)
@@ -229,9 +165,7 @@ def test_a_copy_that_was_damaged_in_the_cache_is_fetched_anew(server: Server, ma
     assert server.asked["train-000000.tar"] == 2
 
 
-def test_evaluation_and_check_read_a_url_as_a_folder(
-    server: Server, made_shards: Made, umbel: Callable[..., Any]
-) -> None:
+def test_evaluation_and_check_read_a_url_as_a_folder(server: Any, made_shards: Made, umbel: Callable[..., Any]) -> None:
     folder = made_shards()
     code, out, err = umbel("shards", "check", f"{server.url}/shards")
     assert (code, err.count("Traceback")) == (0, 0), err
@@ -254,7 +188,7 @@ def test_a_pipe_is_refused_and_not_run_unless_it_is_allowed(data: str, foreign_s
 
 
 def test_a_rewritten_url_cannot_become_a_pipe(
-    server: Server, made_shards: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: Any, made_shards: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     made_shards()
     monkeypatch.setenv("GOPEN_REWRITE", f"http://.*=pipe:touch {tmp_path}/ran;")
@@ -283,7 +217,7 @@ def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         open_shards("s3://bucket/plants/train-000000.tar")
 
 
-def limited(server: Server, size: int) -> ShardSet:
+def limited(server: Any, size: int) -> ShardSet:
     return open_shards(f"{server.url}/foreign/train-{{000000..000005}}.tar", cache_gib=size / GIB)
 
 
@@ -292,7 +226,7 @@ def kept(own_cache: Path) -> int:
 
 
 def test_the_cache_stays_within_its_bound_and_evicts_the_least_recently_used(
-    server: Server, foreign_shards: Foreign, own_cache: Path
+    server: Any, foreign_shards: Foreign, own_cache: Path
 ) -> None:
     size = (foreign_shards(shards=6) / "train-000000.tar").stat().st_size
     shards = limited(server, 3 * size)
@@ -308,7 +242,7 @@ def test_the_cache_stays_within_its_bound_and_evicts_the_least_recently_used(
 
 
 def test_a_shard_in_use_is_not_evicted_and_a_full_cache_is_said(
-    server: Server, foreign_shards: Foreign, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    server: Any, foreign_shards: Foreign, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = (foreign_shards(shards=6) / "train-000000.tar").stat().st_size
     shards = limited(server, 3 * size)
@@ -327,7 +261,7 @@ def test_a_shard_in_use_is_not_evicted_and_a_full_cache_is_said(
 
 
 def test_what_a_killed_process_left_half_fetched_is_removed(
-    server: Server, foreign_shards: Foreign, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    server: Any, foreign_shards: Foreign, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shard_cache, "FULL_SECONDS", 0.5)
     size = (foreign_shards(shards=6) / "train-000000.tar").stat().st_size
@@ -338,7 +272,7 @@ def test_what_a_killed_process_left_half_fetched_is_removed(
     assert not left.exists()
 
 
-def test_many_processes_fetch_a_shard_once(server: Server, made_shards: Made) -> None:
+def test_many_processes_fetch_a_shard_once(server: Any, made_shards: Made) -> None:
     import multiprocessing
 
     made_shards()
