@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import pytest
 
 from umbel.data import remote, shard_cache, unreadable
 from umbel.data.index import ShardSet, find_shards, open_shards
+from umbel.data.order import epoch_windows
 from umbel.data.reader import ShardReader
 from umbel.data.shard_cache import GIB
+from umbel.data.training import TrainingDataset
 from umbel.data.unreadable import UnreadableShardError
 from umbel.run import UserError
 
@@ -170,6 +174,42 @@ def test_evaluation_and_check_read_a_url_as_a_folder(server: Any, made_shards: M
     code, out, err = umbel("shards", "check", f"{server.url}/shards")
     assert (code, err.count("Traceback")) == (0, 0), err
     assert out == umbel("shards", "check", folder).out
+
+
+def test_a_shard_that_is_no_tar_is_named_by_its_url_and_fetched_again_when_mended(
+    server: Any, foreign_shards: Foreign
+) -> None:
+    path = foreign_shards(shards=1) / "train-000000.tar"
+    content = path.read_bytes()
+    path.write_bytes(content[:1500])
+    url = f"{server.url}/foreign/train-000000.tar"
+    with pytest.raises(UserError, match=rf"^shard {url} is cut off or not a tar file"):
+        open_shards(url)
+    path.write_bytes(content)
+    assert len(open_shards(url)) == 4
+
+
+def test_two_pipes_of_one_name_are_refused(foreign_shards: Foreign) -> None:
+    folder = foreign_shards()
+    with pytest.raises(UserError, match="two of the URLs name the same shard"):
+        open_shards(f"pipe:{{cat,tac}} {folder}/train-000000.tar", allow_pipe=True)
+
+
+def test_the_next_windows_shards_are_fetched_before_they_are_wanted(server: Any, foreign_shards: Foreign) -> None:
+    foreign_shards(shards=6, count=2)
+    url = f"{server.url}/foreign/train-{{000000..000005}}.tar"
+    open_shards(url)
+    shutil.rmtree(shard_cache.cache_root() / "shards")
+    server.asked.clear()
+    data = TrainingDataset(open_shards(url), seed=0, canvas=64, window=2)
+    windows = epoch_windows(np.full(6, 2), seed=0, epoch=0, window=2)
+    data.__getitems__([0])
+    wanted = {f"train-{shard:06d}.tar" for shard in windows[1]}
+    deadline = time.monotonic() + 20
+    while not wanted <= set(server.asked) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert wanted <= set(server.asked)
+    assert not {f"train-{shard:06d}.tar" for shard in windows[2]} & set(server.asked)
 
 
 @pytest.mark.parametrize(

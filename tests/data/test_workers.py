@@ -53,14 +53,15 @@ def children() -> list[int]:
 
 
 def disturb(folder: Path, number: signal.Signals, *, workers: int, timeout: float = 300, compute: bool = False) -> None:
-    """Send a signal to a data worker behind the first batch, and read on or compute."""
+    """Send a signal to a data worker behind the first batches, and read on or compute."""
     sampler = CursorSampler(Slices(micro_batch=1), first=0, last=10_000)
     before = set(children())
     try:
         with training_batches(
             dataset(folder), sampler, collate=same, workers=workers, pin=False, timeout=timeout
         ) as found:
-            next(found)
+            for _ in range(2 * workers):  # every worker has begun
+                next(found)
             os.kill((set(children()) - before).pop(), number)
             for _ in range(1000) if compute else found:
                 time.sleep(0.01 if compute else 0)

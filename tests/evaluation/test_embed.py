@@ -269,7 +269,7 @@ def test_strangers_are_left_alone(
     [
         (["nothing", "--data", "shards"], "backbone 'nothing' is neither"),
         (["backbone", "--data", "nowhere"], "nowhere does not exist"),
-        (["backbone", "--data", "https://x.org/train-000000.tar"], "fetch them first"),
+        (["backbone", "--data", "http://127.0.0.1:9/train-000000.tar"], "its host cannot be reached"),
         (["backbone", "--data", "shards", "--batch", "0"], "batch must be at least 1, not 0"),
         (["backbone", "--data", "shards", "--workers", "-2"], "workers must be at least -1, not -2"),
         (["backbone"], "--data"),

@@ -228,6 +228,8 @@ def _by_folder(urls: Sequence[str]) -> dict[str, list[str]]:
 def _open_urls(folder: str, urls: Sequence[str], cache: ShardCache) -> ShardSet:
     """Open remote shards: through the index beside them, or fetch and scan them."""
     names = [_name_of(url) for url in urls]
+    if len(set(names)) < len(names):
+        raise UserError(f"{urls[0]}: two of the URLs name the same shard: give each a name of its own.")
     where = None if folder == "pipe:" else _fetch_index(folder)
     if where is None:
         if not urls:
@@ -264,7 +266,11 @@ def _fetch_and_scan(url: str, name: str, cache: ShardCache) -> ScannedShard:
 
     def fetch_and_scan() -> ScannedShard:
         sha256 = cache.fetch(url, path, size=None, sha256=None, progress=lambda: None)
-        return scan_shard(path, sha256)
+        try:
+            return scan_shard(path, sha256)
+        except UserError as error:
+            path.unlink(missing_ok=True)  # the next try must not find it
+            raise UserError(str(error).replace(str(path), url)) from error
 
     return retried(fetch_and_scan, url)
 

@@ -18,7 +18,7 @@ from webdataset.gopen import Pipe, gopen_schemes
 from umbel.run import UserError
 
 CHUNK = 1 << 20
-STALL_SECONDS = 60.0
+STALL_SECONDS = 30.0
 """A transfer that gives no byte for so long is given up, and tried again by the caller."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?://)?")
 _CURL_REFUSED = 22
@@ -96,7 +96,7 @@ def download(url: str, file: IO[bytes], progress: Callable[[], None]) -> str:
         code = pipe.proc.wait()
     if not ended:
         raise OSError(f"nothing came for {STALL_SECONDS:g} s")
-    if code and pipe.args[0][0][0] != "curl":
+    if code and pipe.proc.args[0] != "curl":
         raise AbsentError(f"the program that fetches it ended with code {code}")
     if code:
         raise (AbsentError if code == _CURL_REFUSED else OSError)(_CURL.get(code, f"curl ended with code {code}"))

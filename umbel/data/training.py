@@ -154,9 +154,9 @@ class TrainingDataset(Dataset[Batch]):
             worker = get_worker_info()
             if worker is not None:
                 mine = mine[worker.id :: worker.num_workers]
-            threading.Thread(target=self._fetch, args=(mine,), daemon=True).start()
+            threading.Thread(target=self._fetch_ahead, args=(mine,), daemon=True).start()
 
-    def _fetch(self, shards: list[int]) -> None:
+    def _fetch_ahead(self, shards: list[int]) -> None:
         """Fetch shards that will be wanted; whatever hinders it is said when one is wanted."""
         cache = self.reader.shards.cache
         for number in shards:

@@ -121,7 +121,7 @@ def training_batches(
         yield watch.pass_on(batches, sampler)
     except BaseException as error:
         # A dead worker shows as torch's RuntimeError, wherever the process is, or as a pipe that breaks.
-        lost = isinstance(error, (RuntimeError, OSError, EOFError))
+        lost = bool(children) and isinstance(error, (RuntimeError, OSError, EOFError))
         cause = (watch.verdict or _death(dataset, notes, children)) if lost else None
         _end(children)
         if cause is not None:
