@@ -15,7 +15,7 @@ import torch
 from umbel.data import unreadable
 from umbel.data.batch import Batch
 from umbel.data.index import open_shards
-from umbel.data.order import CursorSampler, Slices
+from umbel.data.order import CursorSampler, Slices, epoch_windows
 from umbel.data.training import TrainingDataset
 from umbel.data.unreadable import UnreadableShardError
 from umbel.data.workers import training_batches
@@ -120,7 +120,7 @@ def test_a_trainer_that_is_stopped_and_goes_on_accuses_nobody(foreign_shards: Fo
 import os, sys, threading, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from umbel.data.index import open_shards
-from umbel.data.order import CursorSampler, Slices
+from umbel.data.order import CursorSampler, Slices, epoch_windows
 from test_workers import Slow, same
 from umbel.data.workers import training_batches
 data = Slow(open_shards({str(foreign_shards())!r}), seed=0, canvas=64, window=2)
@@ -220,6 +220,22 @@ def test_a_shard_that_comes_back_between_tries_is_read(
     assert pauses == [0.01, 0.01]
 
 
+def test_a_shard_that_was_replaced_is_opened_anew(foreign_shards: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = foreign_shards(shards=1, count=4)
+    data = dataset(folder)
+    path = folder / "train-000000.tar"
+    content = path.read_bytes()
+    expected = data.reader.read(3, "jpg")
+    cut(folder, data, 1)
+
+    def replace(_: float) -> None:
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+
+    monkeypatch.setattr(unreadable.time, "sleep", replace)
+    assert data.reader.read(3, "jpg") == expected
+
+
 def test_the_pauses_grow_and_end(foreign_shards: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     folder = foreign_shards(shards=1)
@@ -241,20 +257,21 @@ def test_the_pauses_grow_and_end(foreign_shards: Foreign, monkeypatch: pytest.Mo
 
 
 def test_no_shards_but_the_windows_are_open(foreign_shards: Foreign) -> None:
-    data = dataset(foreign_shards(shards=6, count=2))
-    for first in range(0, 12, 2):
-        data.__getitems__([first, first + 1])
-        assert len(data.reader._open) <= 2
-    folder = str(Path(data.reader.shards.shards[0].path).parent)
-    assert len(opened(folder)) <= 2
+    folder = foreign_shards(shards=6, count=2)
+    data = dataset(folder)
+    windows = epoch_windows(np.full(6, 2), seed=0, epoch=0, window=2)
+    for position in range(12):
+        data.__getitems__([position])
+        assert set(opened(folder)) <= {f"train-{shard:06d}.tar" for shard in windows[position // 4]}
     del data
     assert opened(folder) == []
 
 
-def opened(folder: str) -> list[str]:
-    """Files below a folder that this process has open."""
+def opened(folder: Path) -> list[str]:
+    """Names of the files in a folder that this process has open."""
     places = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
-    return [os.readlink(place) for place in places if place.exists() and os.readlink(place).startswith(folder)]
+    found = [Path(os.readlink(place)) for place in places if place.exists()]
+    return [path.name for path in found if path.parent == folder]
 
 
 def labeled(tmp_path: Path, write_tar: Tar, jpeg: Jpeg, **members: bytes) -> Path:

@@ -127,7 +127,7 @@ def test_a_killed_data_worker_ends_training_with_code_3_and_the_same_command_con
     sentence = err.splitlines()[-1]
     assert sentence.startswith("umbel: data worker 0 was ended by SIGKILL")
     assert "foreign/train-00000" in sentence
-    assert "the same command continues" in sentence
+    assert "the same command goes on from what is saved" in sentence
     again = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
     assert again.returncode == 0, again.stderr
     assert "continuing from" in again.stdout

@@ -26,7 +26,8 @@ from umbel.run import TrainingError, UserError
 
 POLL_SECONDS = 5.0
 _PID, _SIGNS, _SHARD, _BUSY = range(4)
-_CONTINUE = "; the same command continues from the last checkpoint."
+Batches = CursorSampler | Sequence[list[int]]
+_CONTINUE = "; the same command goes on from what is saved."
 _HINTS: dict[int, str] = {
     signal.SIGKILL: " (often for want of memory: lower --reader.workers)",
     signal.SIGBUS: " (often for want of shared memory, /dev/shm: lower --reader.workers or --train.batch)",
@@ -82,7 +83,7 @@ class _Collated(Dataset[Any]):
 @contextlib.contextmanager
 def training_batches(
     dataset: TrainingDataset,
-    sampler: CursorSampler,
+    sampler: Batches,
     *,
     collate: Callable[[Any], Any],
     workers: int,
@@ -92,6 +93,7 @@ def training_batches(
     """The sampler's micro-batches through a DataLoader, in a `with` statement.
 
     Args:
+        sampler: the cursors of each micro-batch.
         collate: adds in the workers what goes along with a batch.
         timeout: seconds without a sign of life after which a worker counts as hung.
 
@@ -145,7 +147,7 @@ class _Watch(threading.Thread):
         self.verdict: str | None = None
         self._awaited: int | None = None  # cursor of the batch that is waited for
 
-    def pass_on(self, batches: Iterator[Any], sampler: CursorSampler) -> Iterator[Any]:
+    def pass_on(self, batches: Iterator[Any], sampler: Batches) -> Iterator[Any]:
         """The batches as they come."""
         for cursors in sampler:
             self._awaited = cursors[0]
