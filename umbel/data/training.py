@@ -65,6 +65,7 @@ class TrainingDataset(Dataset[Batch]):
         self.unreadable_shards, self.weights, self.text = unreadable_shards, weights, text
         counts = np.array([shard.count for shard in shards.shards])
         self.counts = np.split(counts, np.cumsum(self.mix.shards)[:-1])
+        self.sizes = [int(of_set.sum()) for of_set in self.counts]
         self._epochs: dict[tuple[int, int], _Epoch] = {}
         self._entered: set[tuple[int, int, int]] = set()
         self._refuse_small_cache()
@@ -122,7 +123,7 @@ class TrainingDataset(Dataset[Batch]):
     def _place(self, cursor: int) -> tuple[int, int, int, int]:
         """A cursor's set, with that set's epoch, window and sample."""
         number, own = self.mix.place(cursor)
-        own_epoch, position = divmod(own, int(self.counts[number].sum()))
+        own_epoch, position = divmod(own, self.sizes[number])
         epoch = self._epoch(number, own_epoch)
         window = int(np.searchsorted(epoch.ends, position, side="right"))
         return number, own_epoch, window, int(epoch.order[position])
@@ -134,7 +135,7 @@ class TrainingDataset(Dataset[Batch]):
             counts, arguments = self.counts[number], {"seed": self.seed, "epoch": epoch, "window": self.window}
             windows = epoch_windows(counts, **arguments, set_number=number)
             first_shard = sum(self.mix.shards[:number])
-            first_sample = sum(int(of_set.sum()) for of_set in self.counts[:number])
+            first_sample = sum(self.sizes[:number])
             self._epochs[number, epoch] = _Epoch(
                 order=epoch_order(counts, **arguments, set_number=number) + first_sample,
                 windows=[shards + first_shard for shards in windows],

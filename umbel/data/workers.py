@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -38,7 +39,13 @@ class WorkerNotes:
     """What the workers tell of themselves while they run, in shared memory."""
 
     def __init__(self, workers: int) -> None:
-        self.rows = torch.zeros((workers, 4), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._shared = torch.zeros((workers, 4), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def rows(self) -> np.ndarray:  # (W, 4) int64
+        """A row for each worker: process, signs of life, shard, whether it makes a batch."""
+        array: np.ndarray = self._shared.numpy()
+        return array
 
     def reads(self, shard: int) -> None:
         """A sign of life of the worker that calls it."""
@@ -161,15 +168,15 @@ class _Watch(threading.Thread):
         """Count how long each worker has been silent in one and the same waiting."""
         poll = min(POLL_SECONDS, self.timeout / 4)
         rows = self.notes.rows
-        awaited, signs, silent = None, rows[:, _SIGNS].clone(), torch.zeros(len(rows))
+        awaited, signs, silent = None, rows[:, _SIGNS].copy(), np.zeros(len(rows))
         while not self.over.wait(poll):
-            now = rows[:, _SIGNS].clone()
-            silent = torch.where(now == signs, silent + poll, 0.0)
+            now = rows[:, _SIGNS].copy()
+            silent = np.where(now == signs, silent + poll, 0.0)
             if self._awaited is None or self._awaited != awaited:
-                silent.zero_()
+                silent[:] = 0
             awaited, signs = self._awaited, now
             late = silent >= self.timeout
-            hung = (late & (rows[:, _BUSY] == 1)).nonzero().flatten().tolist()
+            hung = np.flatnonzero(late & (rows[:, _BUSY] == 1)).tolist()
             if hung or (awaited is not None and bool(late.all())):
                 self._end(hung, awaited)
                 return
@@ -201,7 +208,7 @@ def _death(dataset: TrainingDataset, notes: WorkerNotes, children: Sequence[Base
         return None
     how = f"was ended by {signal.Signals(-dead.exitcode).name}" if dead.exitcode < 0 else "ended unexpectedly"
     hint = _HINTS.get(-dead.exitcode, "")
-    found = (notes.rows[:, _PID] == dead.pid).nonzero().flatten().tolist()
+    found = np.flatnonzero(notes.rows[:, _PID] == dead.pid).tolist()
     if not found:
         return f"a data worker {how} before it read anything{hint}{_CONTINUE}"
     busy = "while reading" if notes.rows[found[0], _BUSY] else "after reading"
