@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from umbel.data.scan import MEMBER, ScannedShard, split_of
-from umbel.run import UserError, read_json, write_atomic
+from umbel.data.shard_cache import cache_root
+from umbel.run import Bar, UserError, read_json, write_atomic
 
+Place = TypeVar("Place", Path, str)
 ARRAYS = ("members.npy", "keys.npy")
 
 
@@ -94,3 +97,16 @@ def _check_members(members: np.ndarray, rows: Sequence[dict[str, Any]]) -> None:
         offset, length = members[f"{kind}_offset"], members[f"{kind}_bytes"]
         if ((offset < 0) | (length < 0) | (offset > end - length)).any():
             raise ValueError("it names members outside their shards")
+
+
+def index_cache(state: Sequence[object]) -> Path:
+    """Where the index of shards from elsewhere is kept; another place as soon as their state changes."""
+    return cache_root() / "index" / hashlib.sha256(repr(state).encode()).hexdigest()[:24]
+
+
+def with_bar(places: Sequence[Place]) -> Iterable[Place]:
+    """Show progress over shards; a first look at many of them takes a while."""
+    with Bar("indexing shards", len(places)) as bar:
+        for place in places:
+            yield place
+            bar.advance()

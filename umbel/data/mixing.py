@@ -10,8 +10,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from umbel.data.index import ShardSet, concatenate
 from umbel.data.order import Mix
+from umbel.data.shard_set import ShardSet, concatenate
 from umbel.run import UserError, say
 
 
