@@ -121,18 +121,18 @@ def training_batches(
         persistent_workers=workers > 0,
         worker_init_fn=functools.partial(_begin, notes),
     )
-    before, children = multiprocessing.active_children(), []
+    before = multiprocessing.active_children()
     try:
         batches = iter(loader)
-        children = [child for child in multiprocessing.active_children() if child not in before]
+        watch.children = [child for child in multiprocessing.active_children() if child not in before]
         if workers:
             watch.start()
         yield watch.pass_on(batches, sampler)
     except BaseException as error:
         # A dead worker shows as torch's RuntimeError, wherever the process is, or as a pipe that breaks.
-        lost = bool(children) and isinstance(error, (RuntimeError, OSError, EOFError))
-        cause = (watch.verdict or _death(dataset, notes, children)) if lost else None
-        _end(children)
+        lost = bool(watch.children) and isinstance(error, (RuntimeError, OSError, EOFError))
+        cause = (watch.verdict or _death(dataset, notes, watch.children)) if lost else None
+        _end(watch.children)
         if cause is not None:
             raise TrainingError(cause) from error
         raise
@@ -152,6 +152,7 @@ class _Watch(threading.Thread):
         self.dataset, self.notes, self.timeout = dataset, notes, timeout
         self.over = threading.Event()
         self.verdict: str | None = None
+        self.children: Sequence[BaseProcess] = ()
         self._awaited: int | None = None  # cursor of the batch that is waited for
 
     def pass_on(self, batches: Iterator[Any], sampler: Batches) -> Iterator[Any]:
@@ -190,9 +191,10 @@ class _Watch(threading.Thread):
         elif awaited is not None:
             place = _place(self.dataset, self.dataset.shard_of(awaited))
             self.verdict = f"the data workers {for_long} in front of shard {place}: one is stopped{_CONTINUE}"
-        for pid in self.notes.rows[hung or slice(None), _PID].tolist():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        pids = self.notes.rows[hung, _PID].tolist()
+        for child in self.children:
+            if child.pid in pids or not hung:
+                child.kill()
 
 
 def _death(dataset: TrainingDataset, notes: WorkerNotes, children: Sequence[BaseProcess]) -> str | None:
