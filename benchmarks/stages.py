@@ -6,6 +6,7 @@ python benchmarks/stages.py DATA --recipe demo          (DATA: shards; without i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import platform
@@ -27,7 +28,8 @@ from umbel.config import from_values, read_recipe
 from umbel.data.index import PRETRAINING_SPLITS, open_shards
 from umbel.data.make import MakeSyntheticConfig, make_synthetic
 from umbel.data.order import CursorSampler, Slices
-from umbel.data.reader import TrainingDataset, training_batches
+from umbel.data.training import TrainingDataset
+from umbel.data.workers import training_batches
 from umbel.machine import choose_attention, choose_device, choose_precision, choose_workers, matmul_rate, peak_memory
 from umbel.ssl.losses import image_loss, weighted_patch_loss
 from umbel.ssl.network import Network, set_attention
@@ -58,11 +60,17 @@ def main() -> None:
         )
         if arguments.hidden:
             config = dataclasses.replace(config, head=dataclasses.replace(config.head, hidden=arguments.hidden))
-        measure(config, choose_precision(arguments.precision, choose_device("auto").value).value, arguments.batches)
+        with contextlib.ExitStack() as stack:
+            precision = choose_precision(arguments.precision, choose_device("auto").value).value
+            measure(config, precision, arguments.batches, stack)
 
 
-def measure(config: PretrainConfig, precision: str, count: int) -> None:
-    """Time the stages one after the other, then all together as training runs them."""
+def measure(config: PretrainConfig, precision: str, count: int, stack: contextlib.ExitStack) -> None:
+    """Time the stages one after the other, then all together as training runs them.
+
+    Args:
+        stack: ends the data workers.
+    """
     device = torch.device(choose_device("auto").value)
     shards = open_shards(config.data).select(PRETRAINING_SPLITS)
     slices = Slices(micro_batch=config.train.batch)
@@ -73,7 +81,7 @@ def measure(config: PretrainConfig, precision: str, count: int) -> None:
         sampler = CursorSampler(slices, first=0, last=10_000)
         side = config.views.global_size // (config.backbone.patch or 16)
         collate = AddMasks(config=config, slices=slices, grid=(side, side))
-        return iter(training_batches(dataset, sampler, collate=collate, workers=workers, pin=False))
+        return stack.enter_context(training_batches(dataset, sampler, collate=collate, workers=workers, pin=False))
 
     def timed(name: str, step: Callable[[], object]) -> None:
         step(), step()

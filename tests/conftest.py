@@ -1,12 +1,16 @@
 """What many tests need: small photographs, folders of them, shards, and the command run in this process."""
 
+import functools
+import http.server
 import io
 import os
 import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +41,56 @@ class Ending(NamedTuple):
     code: int
     out: str
     err: str
+
+
+class Server:
+    """A folder over HTTP; `trouble` says by a file's name how its next requests go wrong."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.asked: Counter[str] = Counter()
+        self.trouble: dict[str, list[str]] = {}
+        server = self
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                name = self.path.rpartition("/")[2]
+                server.asked[name] += 1
+                queue = server.trouble.get(name, [])
+                match queue.pop(0) if queue else "":
+                    case "503":
+                        self.send_error(503)
+                    case "drop":
+                        self.close_connection = True
+                    case "cut":
+                        content = (server.root / self.path.lstrip("/")).read_bytes()
+                        self.send_response(200)
+                        self.send_header("Content-Length", str(len(content)))
+                        self.end_headers()
+                        self.wfile.write(content[: len(content) // 2])
+                    case "stall":
+                        self.send_response(200)
+                        self.send_header("Content-Length", "1000000")
+                        self.end_headers()
+                        self.wfile.write(b"x" * 100)
+                        self.wfile.flush()
+                        server.release.wait(30)
+                    case _:
+                        super().do_GET()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.release = threading.Event()
+        handler = functools.partial(Handler, directory=str(root))
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self.release.set()
+        self.http.shutdown()
+        self.http.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -210,3 +264,11 @@ def content() -> Callable[[Path], dict[str, bytes | None]]:
         }
 
     return read
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server of the test's own folder."""
+    found = Server(tmp_path)
+    yield found
+    found.close()

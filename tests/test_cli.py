@@ -30,6 +30,8 @@ PRETRAIN = """
     --optim.learning-rate --optim.floor --optim.warmup-epochs --optim.weight-decay --optim.teacher-momentum
     --optim.layer-decay --optim.patch-embed-multiplier --optim.clip --optim.drop-path --optim.betas
     --reader.canvas --reader.window --reader.workers --reader.max-bad
+    --reader.unreadable-shards --reader.timeout --reader.cache-gib --reader.allow-pipe --reader.no-allow-pipe
+    --mix.data --mix.weights --mix.epoch
     --train.batch --train.accumulation --train.epochs --train.precision --train.log-every --train.save-every
     --train.save-minutes
     --train.keep-last --train.keep-every
@@ -414,8 +416,19 @@ def test_data_that_cannot_be_pretrained_on_is_answered_in_a_sentence(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_url_is_answered_in_a_sentence(tmp_path: Path, refused: Refused) -> None:
-    assert "fetch them first" in refused(*pretrain("https://example.org/train-{000000..000009}.tar", tmp_path / "run"))
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("pipe:cat train-000000.tar", "a pipe: runs a shell command"),
+        ("smb://host/train-000000.tar", "smb: is not a way to read shards"),
+        ("http://127.0.0.1:9/plants.tar", "plants.tar must be named"),
+    ],
+)
+def test_a_url_that_is_not_read_is_answered_in_a_sentence(
+    url: str, words: str, tmp_path: Path, refused: Refused
+) -> None:
+    assert words in refused(*pretrain(url, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_photographs_that_are_all_truncated_are_answered_in_a_sentence(

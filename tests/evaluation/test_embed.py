@@ -16,6 +16,7 @@ from umbel.backbones import load
 from umbel.backbones.build import BackboneConfig, build, model_arguments
 from umbel.backbones.folder import ModelCard, write_timm_folder
 from umbel.config import parse
+from umbel.data import unreadable
 from umbel.data.index import open_shards
 from umbel.data.reader import ShardReader
 from umbel.evaluation.embed import EmbedConfig, embed, run, weights_sha256
@@ -269,7 +270,7 @@ def test_strangers_are_left_alone(
     [
         (["nothing", "--data", "shards"], "backbone 'nothing' is neither"),
         (["backbone", "--data", "nowhere"], "nowhere does not exist"),
-        (["backbone", "--data", "https://x.org/train-000000.tar"], "fetch them first"),
+        (["backbone", "--data", "http://127.0.0.1:9/train-000000.tar"], "its host cannot be reached"),
         (["backbone", "--data", "shards", "--batch", "0"], "batch must be at least 1, not 0"),
         (["backbone", "--data", "shards", "--workers", "-2"], "workers must be at least -1, not -2"),
         (["backbone"], "--data"),
@@ -289,3 +290,17 @@ def test_what_cannot_be_embedded_is_answered_in_a_sentence(
         run(parse(EmbedConfig, [*arguments, "--out", "e"], prog="umbel embed", help=""))
     assert words in str(told.value)
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_is_lost_on_the_way_is_answered_in_a_sentence(
+    workers: int, foreign_shards: Shards, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unreadable, "PAUSES", ())
+    folder = foreign_shards(2, 5)
+    shards = open_shards(str(folder))
+    (folder / "train-000001.tar").unlink()
+    with pytest.raises(UserError) as told:
+        embed(load(str(backbone)), shards, device="cpu", workers=workers)
+    assert str(told.value).startswith(f"shard {folder / 'train-000001.tar'} cannot be read")
+    assert "\n" not in str(told.value)

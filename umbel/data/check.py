@@ -14,6 +14,7 @@ import tyro
 from umbel.data.duplicate_report import Part, parts, refuse_other, report_duplicates
 from umbel.data.index import ShardSet, open_shards
 from umbel.data.perceptual_hash import FINE_BITS
+from umbel.data.reader import ShardReader
 from umbel.data.scan import Shard, scan_shard
 from umbel.data.survey import Survey, survey
 from umbel.run import Bar, UserError, processors, say
@@ -87,8 +88,12 @@ def _files(shards: ShardSet) -> list[str]:
     """Faults of the files themselves, shard by shard."""
     starts = np.concatenate([[0], np.cumsum([shard.count for shard in shards.shards])])
     faults = []
+    reader = ShardReader(shards)
     with Bar("hashing shards", len(shards.shards)) as bar:
         for number, shard in enumerate(shards.shards):
+            reader.keep({number})
+            if shard.count:
+                reader.read(int(starts[number]), "jpg")  # a remote shard is here from now on
             faults += _file(shard, shards.members[starts[number] : starts[number + 1]])
             bar.advance()
     return faults

@@ -15,17 +15,18 @@ from torch.utils.data import Sampler
 from umbel.random_stream import Purpose, stream
 
 
-def epoch_order(counts: np.ndarray, *, seed: int, epoch: int, window: int) -> np.ndarray:
+def epoch_order(counts: np.ndarray, *, seed: int, epoch: int, window: int, set_number: int = 0) -> np.ndarray:
     """The samples of an epoch in order: shards permuted, then samples permuted within windows of `window` shards.
 
     Args:
         counts: (S,) samples in each shard; sample numbers run through the shards.
         window: shards whose samples mix; bounds how many files are open at a time.
+        set_number: sets that are mixed have orders of their own.
 
     Returns:
         (N,) int64, a permutation of 0 .. N - 1.
     """
-    generator = stream(seed, epoch, Purpose.ORDER)
+    generator = stream(seed, epoch, Purpose.ORDER, view=set_number)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     shards = generator.permutation(len(counts))
     parts = []
@@ -33,6 +34,12 @@ def epoch_order(counts: np.ndarray, *, seed: int, epoch: int, window: int) -> np
         pool = [np.arange(starts[s], starts[s] + counts[s]) for s in shards[first : first + window]]
         parts.append(generator.permutation(np.concatenate(pool)))
     return np.concatenate(parts).astype(np.int64)
+
+
+def epoch_windows(counts: np.ndarray, *, seed: int, epoch: int, window: int, set_number: int = 0) -> list[np.ndarray]:
+    """The shards of each window of `epoch_order`, in order."""
+    shards = stream(seed, epoch, Purpose.ORDER, view=set_number).permutation(len(counts))
+    return [shards[first : first + window] for first in range(0, len(shards), window)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +79,29 @@ class CursorSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return (self.last - self.first) * self.slices.accumulation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """How several sets share the cursor: by weight, as evenly as whole samples can be, in closed form.
+
+    The cursor's places are dealt to the first set and the rest, the rest's to the second set and its rest, and so on.
+    Each set counts its own places: its cursor, which runs through its own epochs.
+    """
+
+    shards: tuple[int, ...]
+    """Shards of each set."""
+    weights: tuple[int, ...]
+    """Shares of the samples, up to a common factor."""
+    epoch: int
+    """Samples of an epoch of the whole."""
+
+    def place(self, cursor: int) -> tuple[int, int]:
+        """The set that reads at a cursor, and that set's own cursor."""
+        rest = sum(self.weights)
+        for number, weight in enumerate(self.weights):
+            taken = cursor * weight // rest
+            if (cursor + 1) * weight // rest > taken:
+                return number, taken
+            cursor, rest = cursor - taken, rest - weight
+        raise AssertionError("the last set takes all that is left")

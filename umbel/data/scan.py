@@ -32,11 +32,19 @@ class Shard:
     """One tar file of samples."""
 
     path: Path
+    """Where it lies; of a remote one, where the cache keeps it while it is here."""
     split: str
     count: int
     bytes: int
     sha256: str | None
     """Hash of the file; None where the index was computed here (`umbel shards check` hashes)."""
+    url: str | None = None
+    """Where a remote shard comes from."""
+
+    @property
+    def place(self) -> str:
+        """The shard as messages name it."""
+        return self.url or str(self.path)
 
 
 def split_of(path: Path) -> str:
@@ -72,12 +80,14 @@ def scan_shard(path: Path, sha256: str | None = None) -> ScannedShard:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
+                # A damaged size may be negative, which would lead back to the members before.
+                if not 0 <= member.size <= size - member.offset_data:
+                    raise tarfile.ReadError("unexpected end of data")
                 if not member.isfile():
                     continue
-                if member.offset_data + member.size > size:
-                    raise tarfile.ReadError("unexpected end of data")
                 _add_member(samples, member, tar, path)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        # ValueError: a header that tells no numbers, or a name that is not UTF-8.
         raise UserError(
             f"shard {path} is cut off or not a tar file after {len(samples)} samples ({error}): make or fetch it again."
         ) from error

@@ -16,7 +16,8 @@ from umbel.data.index import ShardSet
 from umbel.data.perceptual_hash import perceptual_hash
 from umbel.data.photograph import BadPhotographError
 from umbel.data.reader import ShardReader
-from umbel.run import Bar
+from umbel.data.unreadable import UnreadableShardError
+from umbel.run import Bar, UserError
 
 CHUNK = 128
 DIGEST_BYTES = 16
@@ -44,13 +45,19 @@ class Survey:
 
 
 def survey(shards: ShardSet, *, workers: int, title: str) -> Survey:
-    """Decode and hash every photograph, in `workers` processes (0: in this one)."""
+    """Decode and hash every photograph, in `workers` processes (0: in this one).
+
+    Raises:
+        UserError: a shard cannot be read.
+    """
     loader = DataLoader(_Chunks(shards), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
     rows = [np.empty(0, ROW)]
     observations: list[str] = []
     faults: dict[int, str] = {}
     with Bar(title, len(shards)) as bar:
-        for first, part, named, wrong in loader:
+        for first, part, named, wrong, lost in loader:
+            if lost is not None:
+                raise UserError(lost)
             rows.append(part)
             observations += named
             faults |= {first + row: reason for row, reason in wrong.items()}
@@ -58,8 +65,8 @@ def survey(shards: ShardSet, *, workers: int, title: str) -> Survey:
     return Survey(rows=np.concatenate(rows), faults=faults, observations=np.array(observations, dtype=np.str_))
 
 
-_Chunk = tuple[int, np.ndarray, list[str], dict[int, str]]
-"""First sample, rows, observations, faults by row."""
+_Chunk = tuple[int, np.ndarray, list[str], dict[int, str], str | None]
+"""First sample, rows, observations, faults by row; and a shard's error, which torch would raise as a traceback."""
 
 
 class _Chunks(Dataset[_Chunk]):
@@ -73,7 +80,12 @@ class _Chunks(Dataset[_Chunk]):
 
     def __getitem__(self, chunk: int) -> _Chunk:
         first = chunk * CHUNK
-        samples = range(first, min(first + CHUNK, len(self.reader.shards)))
+        try:
+            return self._describe(range(first, min(first + CHUNK, len(self.reader.shards))))
+        except UnreadableShardError as error:
+            return first, np.empty(0, ROW), [], {}, str(error)
+
+    def _describe(self, samples: range) -> _Chunk:
         rows = np.zeros(len(samples), ROW)
         faults: dict[int, str] = {}
         for row, sample in enumerate(samples):
@@ -85,7 +97,8 @@ class _Chunks(Dataset[_Chunk]):
                 continue
             digest = hashlib.sha256(jpg).digest()[:DIGEST_BYTES]
             rows[row] = (tuple(photograph.shape[1:]), digest, *perceptual_hash(photograph))
-        return first, rows, [observation(self.reader.read(sample, "json")) for sample in samples], faults
+        observations = [observation(self.reader.read(sample, "json")) for sample in samples]
+        return samples.start, rows, observations, faults, None
 
 
 def _as_it_is(item: Any) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from umbel.data.convert import MakeSample, convert_in_order
-from umbel.data.index import write_index
+from umbel.data.index_file import write_index
 from umbel.data.plan import SplitPlan, items_of
 from umbel.data.scan import ScannedShard, scan_shard
 from umbel.data.stream import DamagedArchiveError

@@ -21,6 +21,7 @@ from umbel.data.index import ShardSet, find_shards, open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
 from umbel.data.photograph import BadPhotographError, read_photograph
 from umbel.data.reader import ShardReader
+from umbel.data.unreadable import UnreadableShardError
 from umbel.evaluation.embeddings import Embeddings
 from umbel.run import Bar, UserError
 
@@ -48,8 +49,6 @@ def open_data(data: str, folder: Path, image_size: int, *, workers: int = -1) ->
 
 def fingerprint(data: str) -> str:
     """A hash of DATA that costs no decoding."""
-    if "://" in data:
-        raise UserError(f"{data}: shards are read from local disks; fetch them first.")
     return open_shards(data).fingerprint() if find_shards(data) else read_folder(Path(data), "train").fingerprint
 
 
@@ -70,7 +69,7 @@ def extract(
     Damaged photographs are left out; provenance["left_out"] names them with the reason.
 
     Raises:
-        UserError: no photographs, a split that is not there, or features that are not finite.
+        UserError: no photographs, a split or shard that is not there, or features that are not finite.
     """
     chosen = shards if splits is None else shards.select(splits)
     loader = DataLoader(
@@ -86,7 +85,9 @@ def extract(
     bad: dict[str, str] = {}
     started = time.perf_counter()
     with Bar(title, len(chosen)) as bar, torch.inference_mode():
-        for good, images, reasons in loader:
+        for good, images, reasons, lost in loader:
+            if lost is not None:
+                raise UserError(lost)
             if good:
                 rows += good
                 features.append(forward(images).float().cpu().numpy())
@@ -110,14 +111,14 @@ def extract(
         splits=tuple(names),
         classes=chosen.classes,
         provenance=provenance
-        | {"data": {"folder": str(chosen.shards[0].path.parent), "fingerprint": chosen.fingerprint()}}
+        | {"data": {"folder": chosen.folder, "fingerprint": chosen.fingerprint()}}
         | {"left_out": bad, "seconds": round(seconds, 3), "images_per_second": round(len(rows) / seconds, 1)}
         | {"versions": {"umbel": __version__} | {name: version(name) for name in ("torch", "timm", "pillow")}},
     )
 
 
-class _Photographs(Dataset[tuple[int, Tensor | str]]):
-    """Sample i, prepared, or the reason why it cannot be."""
+class _Photographs(Dataset[tuple[int, Tensor | str | UnreadableShardError]]):
+    """Sample i, prepared, or why it cannot be: a reason in words, or the error of its shard."""
 
     def __init__(self, shards: ShardSet, prepare: Prepare) -> None:
         self.reader, self.prepare = ShardReader(shards), prepare
@@ -125,18 +126,26 @@ class _Photographs(Dataset[tuple[int, Tensor | str]]):
     def __len__(self) -> int:
         return len(self.reader.shards)
 
-    def __getitem__(self, sample: int) -> tuple[int, Tensor | str]:
+    def __getitem__(self, sample: int) -> tuple[int, Tensor | str | UnreadableShardError]:
         try:
             # Pillow opens a stream as it opens a path.
             image = read_photograph(self.reader.read(sample, "jpg"))
         except BadPhotographError as error:
             return sample, str(error)
+        except UnreadableShardError as error:
+            return sample, error
         return sample, self.prepare(image)
 
 
-def _collate(items: list[tuple[int, Tensor | str]]) -> tuple[list[int], Tensor, dict[int, str]]:
-    """Numbers and tensors (B, ...) of the good samples, and the reasons of the bad ones."""
+def _collate(
+    items: list[tuple[int, Tensor | str | UnreadableShardError]],
+) -> tuple[list[int], Tensor, dict[int, str], str | None]:
+    """Numbers and tensors (B, ...) of the good samples, the reasons of the bad ones, and a shard's error in words.
+
+    Raised in a worker, the error would come out as a traceback.
+    """
     good = [sample for sample, item in items if isinstance(item, Tensor)]
     images = [item for _, item in items if isinstance(item, Tensor)]
     bad = {sample: item for sample, item in items if isinstance(item, str)}
-    return good, torch.stack(images) if images else torch.empty(0), bad
+    lost = next((str(item) for _, item in items if isinstance(item, UnreadableShardError)), None)
+    return good, torch.stack(images) if images else torch.empty(0), bad, lost

@@ -15,12 +15,13 @@ from umbel.backbones.build import build, model_arguments
 from umbel.backbones.folder import ModelCard
 from umbel.data.index import PRETRAINING_SPLITS, ShardSet, find_shards, open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
+from umbel.data.mixing import mix_sets
 from umbel.machine import choose_device, choose_precision
 from umbel.run import UserError, refuse_overlap, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
-from umbel.ssl.recipe_choice import FEW_PHOTOGRAPHS, count_photographs
+from umbel.ssl.recipe_choice import FEW_PHOTOGRAPHS, count_all
 from umbel.ssl.train import train
 
 
@@ -32,7 +33,7 @@ def run(config: PretrainConfig) -> None:
     """
     if config.force:
         refuse_overlap(config.data, config.out)
-    count = count_photographs(config.data)
+    count = count_all(config)
     config = resolve(config)
     if config.init is None and count < FEW_PHOTOGRAPHS:
         say(f"{count:,} photographs are few to start from nothing: --init with pretrained weights serves them better.")
@@ -96,10 +97,16 @@ def first_backbone(config: PretrainConfig) -> tuple[Any, ModelCard]:
 
 
 def pretraining_shards(config: PretrainConfig, folder: RunFolder) -> ShardSet:
-    """Open DATA's train and unlabeled shards; a folder of photographs is made into shards in the run folder first."""
-    data = config.data
-    if not find_shards(data):
-        out = folder.path / "shards"
-        make_folder(MakeFolderConfig(data=Path(data), out=out, max_bad=config.reader.max_bad, seed=config.seed))
-        data = str(out)
-    return open_shards(data).select(PRETRAINING_SPLITS)
+    """Open the train and unlabeled shards of DATA and what is mixed in.
+
+    A folder of photographs is made into shards in the run folder first.
+    """
+    sets = []
+    for number, data in enumerate((config.data, *config.mix.data)):
+        if not find_shards(data):
+            out = folder.path / (f"shards-{number}" if number else "shards")
+            make_folder(MakeFolderConfig(data=Path(data), out=out, max_bad=config.reader.max_bad, seed=config.seed))
+            data = str(out)
+        shards = open_shards(data, cache_gib=config.reader.cache_gib, allow_pipe=config.reader.allow_pipe)
+        sets.append(shards.select(PRETRAINING_SPLITS))
+    return mix_sets(sets, config.mix)

@@ -13,6 +13,7 @@ from umbel.augment.views import ViewsConfig
 from umbel.backbones.build import BackboneConfig
 from umbel.coding_rate import Covariance
 from umbel.config import read_recipe
+from umbel.data.mixing import MixConfig
 from umbel.data.reader import ReaderConfig
 from umbel.machine import DeviceChoice, PrecisionChoice
 from umbel.ssl.head import HeadConfig
@@ -26,7 +27,12 @@ NOT_COMPARED = (
     "recipe",
     "device",
     "force",
+    "mix.data",
     "reader.workers",
+    "reader.unreadable_shards",
+    "reader.timeout",
+    "reader.cache_gib",
+    "reader.allow_pipe",
     "train.log_every",
     "train.save_every",
     "train.save_minutes",
@@ -90,7 +96,7 @@ class PretrainConfig:
     """Pretrain a backbone on photographs without labels (SimDINOv2); the same command continues an interrupted run."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """Folder of photographs (class folders or flat), folder of shards, or brace pattern of shards."""
+    """Folder of photographs (class folders or flat), or shards: a folder, a brace pattern, or a URL of either."""
     out: Path
     """Run folder."""
     recipe: str = "auto"
@@ -110,6 +116,7 @@ class PretrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from umbel.config import read_recipe
 from umbel.data.folder import read_folder
 from umbel.data.index import PRETRAINING_SPLITS, find_shards, open_shards
+from umbel.data.reader import ReaderConfig
 from umbel.machine import GIB, choose_device, device_memory, matmul_rate
 from umbel.run import UserError, duration, say
 from umbel.ssl.network import Network
@@ -21,16 +22,24 @@ FEW_PHOTOGRAPHS = 50_000
 STEP_EFFICIENCY = {"cpu": 0.3, "cuda": 0.25}
 
 
-def count_photographs(data: str) -> int:
+def count_all(config: PretrainConfig) -> int:
+    """Photographs that DATA and what is mixed in hold for pretraining; raises as `count_photographs`."""
+    return sum(count_photographs(data, config.reader) for data in (config.data, *config.mix.data))
+
+
+def count_photographs(data: str, reader: ReaderConfig | None = None) -> int:
     """Photographs that DATA holds for pretraining.
+
+    Args:
+        reader: how remote shards are read.
 
     Raises:
         UserError: DATA is neither photographs nor shards.
     """
-    if "://" in data:
-        raise UserError(f"{data}: shards are read from local disks; fetch them first.")
     if find_shards(data):
-        return len(open_shards(data).select(PRETRAINING_SPLITS))
+        reader = reader or ReaderConfig()
+        shards = open_shards(data, cache_gib=reader.cache_gib, allow_pipe=reader.allow_pipe)
+        return len(shards.select(PRETRAINING_SPLITS))
     splits = read_folder(Path(data), "train").splits
     count = sum(len(splits.get(split, ())) for split in PRETRAINING_SPLITS)
     if count == 0:
@@ -47,7 +56,7 @@ def choose_recipe(config: PretrainConfig) -> str:
         name = str(read_recipe(str(begun), "pretrain").get("recipe", "auto"))
         say(f"recipe {name}: {config.out} was begun with it.")
         return name
-    count = count_photographs(config.data)
+    count = count_all(config)
     device = choose_device(config.device).value
     memory = device_memory(device) / GIB
     if device == "cpu":

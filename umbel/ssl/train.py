@@ -24,9 +24,11 @@ from torch import Tensor
 
 from umbel.augment.views import Views
 from umbel.backbones.folder import ModelCard
+from umbel.data.batch import Batch
 from umbel.data.index import ShardSet
 from umbel.data.order import CursorSampler, Slices
-from umbel.data.reader import Batch, TrainingDataset, training_batches
+from umbel.data.training import TrainingDataset
+from umbel.data.workers import training_batches
 from umbel.machine import choose_attention, choose_workers, peak_memory
 from umbel.random_stream import Purpose, stream
 from umbel.run import EXIT_INTERRUPTED, EXIT_REQUEUE, Bar, Stopped, TrainingError, UserError, rank, say
@@ -118,8 +120,8 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
 
     Raises:
         Stopped: a signal came; everything is saved.
-        TrainingError: the third non-finite step in a row.
-        UserError: too few or too many bad photographs, or no room for a checkpoint.
+        TrainingError: the third non-finite step in a row, or a data worker that died or hung.
+        UserError: too few or too many bad photographs, an unreadable shard, or no room for a checkpoint.
     """
     # --- Devices, precision and processes
     precision = "bf16" if config.train.precision == "bf16" else "no"
@@ -131,10 +133,10 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
         world_size=accelerator.num_processes,
         accumulation=config.train.accumulation,
     )
-    steps_per_epoch = len(shards) // slices.global_batch
+    steps_per_epoch = shards.epoch // slices.global_batch
     if steps_per_epoch == 0:
         raise UserError(
-            f"{len(shards)} photographs do not fill one batch of {slices.global_batch}: lower --train.batch."
+            f"{shards.epoch} photographs do not fill one batch of {slices.global_batch}: lower --train.batch."
         )
     total_steps = max(1, math.floor(config.train.epochs * steps_per_epoch))
     schedule = Schedule(
@@ -169,13 +171,20 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
     patch = backbone.patch_embed.patch_size[0]
     side = config.views.global_size // patch
     workers = choose_workers(config.reader.workers, accelerator.num_processes)
-    dataset = TrainingDataset(shards, seed=config.seed, canvas=config.reader.canvas, window=config.reader.window)
+    dataset = TrainingDataset(
+        shards,
+        seed=config.seed,
+        canvas=config.reader.canvas,
+        window=config.reader.window,
+        unreadable_shards=config.reader.unreadable_shards,
+    )
     loader = training_batches(
         dataset,
         CursorSampler(slices, first=step, last=total_steps),
         collate=AddMasks(config=config, slices=slices, grid=(side, side)),
         workers=int(workers.value),
         pin=device.type == "cuda",
+        timeout=config.reader.timeout,
     )
     views = Views(config.views, seed=config.seed, mean=card.mean, std=card.std, device=device)
     say(f"data workers {workers.value}: {workers.reason}.")
@@ -202,9 +211,8 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
     sums, good_steps = torch.zeros(len(TERMS), device=device), 0
     saved = time.monotonic()
     logged_step, logged_time, waited = step, time.perf_counter(), 0.0
-    batches: Iterator[MaskedBatch] = iter(loader)
     bar = Bar("pretraining", total_steps, done=step)
-    with StopSignals() as stop, no_garbage_collection(), bar:
+    with StopSignals() as stop, no_garbage_collection(), bar, loader as batches:
         while step < total_steps:
             schedule.apply(optimizer, step)
             # Drop path draws from torch's generator; seeding it by step makes a continued run equal to a whole one.
@@ -213,7 +221,7 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
             samples: list[int] = []
             for micro_step in range(slices.accumulation):
                 asked = time.perf_counter()
-                item = next(batches)
+                item: MaskedBatch = next(batches)
                 waited += time.perf_counter() - asked
                 batch = item.batch
                 samples += batch.sample.tolist()

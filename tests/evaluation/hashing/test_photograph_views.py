@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from umbel.augment.views import Views, ViewsConfig
 from umbel.backbones import Backbone
 from umbel.backbones.folder import ModelCard
+from umbel.data.batch import to_canvas
 from umbel.data.index import open_shards
-from umbel.data.reader import TrainingDataset, to_canvas
+from umbel.data.training import TrainingDataset
 from umbel.evaluation.hashing import PhotographViewsConfig, view_embeddings
 from umbel.run import UserError
 

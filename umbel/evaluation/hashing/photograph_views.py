@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from umbel.augment.views import GLOBAL_VIEWS, Views, ViewsConfig
 from umbel.backbones import Backbone
 from umbel.data.index import ShardSet
-from umbel.data.reader import Batch, TrainingDataset
+from umbel.data.training import TrainingDataset
+from umbel.data.workers import training_batches
 from umbel.machine import choose_workers
 from umbel.run import Bar, UserError, say
 
@@ -73,17 +73,13 @@ def view_embeddings(
     dataset = TrainingDataset(shards, seed=seed, canvas=config.canvas, window=1)
     count = len(dataset)
     batches = [list(range(first, min(first + config.batch, count))) for first in range(0, count, config.batch)]
-    loader: DataLoader[Batch] = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=_as_it_is,
-        num_workers=int(choose_workers(config.workers, 1).value),
-    )
+    workers = int(choose_workers(config.workers, 1).value)
+    loader = training_batches(dataset, batches, collate=_as_it_is, workers=workers, pin=False)
     model = backbone.model.to(target).eval()
     out = torch.empty((GLOBAL_VIEWS * config.rounds, count, backbone.dim), device=target)
     bad: dict[int, str] = {}
-    with Bar("embedding views", count) as bar:
-        for batch in loader:
+    with Bar("embedding views", count) as bar, loader as found:
+        for batch in found:
             bad |= dict(batch.bad)
             canvas = batch.canvas.to(target)
             for number in range(config.rounds):
