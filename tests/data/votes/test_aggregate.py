@@ -187,8 +187,8 @@ def test_plantnet_is_the_published_recursion(mode: str, ties: str, data: st.Data
     assert (found.rounds, found.ending) == (expected["rounds"], expected["ending"])
     assert found.tie.tolist() == [expected["tie"][i] for i in rows]
     assert found.valid.tolist() == [expected["judged"][i][2] for i in rows]
-    np.testing.assert_allclose(found.conf, [expected["judged"][i][0] for i in rows], rtol=1e-12, atol=0)
-    np.testing.assert_allclose(found.acc, [expected["judged"][i][1] for i in rows], rtol=1e-12, atol=0)
+    np.testing.assert_allclose(found.conf, [expected["judged"][i][0] for i in rows], rtol=1e-10, atol=0)
+    np.testing.assert_allclose(found.acc, [expected["judged"][i][1] for i in rows], rtol=1e-10, atol=0)
     assert found.votes.tolist() == [len(table[i]) for i in rows]
     for row, i in enumerate(rows):
         others = [weight for k, weight in expected["sums"][i].items() if k != expected["label"][i]]
@@ -198,10 +198,10 @@ def test_plantnet_is_the_published_recursion(mode: str, ties: str, data: st.Data
     assert users == sorted({j for votes in table.values() for j in votes})
     assert found.n_author.tolist() == [expected["n_author"][j] for j in users]
     assert found.n_vote.tolist() == [expected["n_vote"][j] for j in users]
-    np.testing.assert_allclose(found.weight, [expected["weight"][j] for j in users], rtol=1e-14)
+    np.testing.assert_allclose(found.weight, [expected["weight"][j] for j in users], rtol=1e-10)
     assert found.self_validating.tolist() == [expected["weight"][j] >= 2 for j in users]
     if found.machine_weight is not None:
-        assert found.machine_weight == pytest.approx(expected["weight"].get(MACHINE, found.machine_weight), rel=1e-14)
+        assert found.machine_weight == pytest.approx(expected["weight"].get(MACHINE, found.machine_weight), rel=1e-10)
 
 
 def slow_counting(table: Table, strategy: str, ties: str, prefer: Any) -> tuple[dict[int, Any], dict[int, Fraction]]:
@@ -232,7 +232,7 @@ def test_counting_strategies(strategy: str, ties: str, drawn: Any, seed: int) ->
     found = aggregate(*columns(table), authors=authors, strategy=strategy, ties=ties, seed=seed)
     same_labels(found, label)
     assert found.valid.tolist() == [label[i] is not None for i in sorted(table)]
-    np.testing.assert_allclose(found.weight, [float(weight[j]) for j in found.user.tolist()], rtol=1e-15)
+    np.testing.assert_allclose(found.weight, [float(weight[j]) for j in found.user.tolist()], rtol=0, atol=1e-11)
     assert found.self_validating.tolist() == [strategy != "two-thirds"] * len(found.user)
     shares: dict[int, float] = defaultdict(float)
     for row, (i, votes) in enumerate(sorted(table.items())):
@@ -264,9 +264,7 @@ def slow_dawid_skene(table: Table) -> tuple[dict[int, dict[int, float]], dict[in
         skill = {j: min(max(sum(rows) / len(rows), 1e-6), 1 - 1e-6) for j, rows in cast.items()}
         for i, votes in table.items():
             logs = {
-                k: sum(
-                    math.log(skill[j] if said == k else (1 - skill[j]) / (width - 1)) for j, said in votes.items()
-                )
+                k: sum(math.log(skill[j] if said == k else (1 - skill[j]) / (width - 1)) for j, said in votes.items())
                 for k in everything
             }
             top = max(logs.values())
@@ -357,7 +355,7 @@ def test_tenths_are_rounded_half_to_even() -> None:
 def test_an_author_with_eight_species_validates_alone() -> None:
     """Eight valid species need helpers; then a ninth observation, of the expert alone, becomes valid."""
     rows = [(i, j, i) for i in range(8) for j in ("expert", "a", "b")] + [(8, "expert", 8), (9, "novice", 9)]
-    found = aggregate(*zip(*rows, strict=True), authors={i: "expert" for i in range(9)})
+    found = aggregate(*zip(*rows, strict=True), authors=dict.fromkeys(range(9), "expert"))
     assert found.valid.tolist() == [True] * 9 + [False]
     assert dict(zip(found.user.tolist(), found.n_author.tolist(), strict=True)) == {
         "a": 0, "b": 0, "expert": 9, "novice": 0,
@@ -385,10 +383,10 @@ def test_the_later_of_two_states_in_turn_is_returned() -> None:
         rows += [(number, author, number), (number, "p", number), (number, "q", number), (number, other, 6)]
     found = aggregate(*zip(*rows, strict=True), authors=authors)
     assert (found.rounds, found.ending) == (2, "2-cycle")
-    np.testing.assert_allclose(found.weight, slow_f(1), rtol=1e-12)
+    np.testing.assert_allclose(found.weight, slow_f(1), rtol=1e-10)
     assert found.valid.all()
     np.testing.assert_allclose(found.acc, 0.75)
     before = aggregate(*zip(*rows, strict=True), authors=authors, plantnet_config=PlantnetConfig(rounds=1))
     assert (before.rounds, before.ending) == (1, "stopped")
-    np.testing.assert_allclose(before.weight, [slow_f(1), slow_f(1), slow_f(3), slow_f(3)], rtol=1e-12)
+    np.testing.assert_allclose(before.weight, [slow_f(1), slow_f(1), slow_f(3), slow_f(3)], rtol=1e-10)
     assert not before.valid.any()

@@ -39,7 +39,8 @@ def agreement(votes: Votes, right: NDArray[np.bool_]) -> Floats:
 
 def weighted(votes: Votes, cells: Cells, choose: Chooser, weight: Floats) -> Outcome:
     """The heaviest species by the weights of the users, (U,)."""
-    sums = cells.sums(fixed_point(weight)[votes.user])
+    weight = fixed_point(weight)
+    sums = cells.sums(weight[votes.user])
     chosen, tie = choose(sums)
     return outcome(votes, cells, chosen, tie, sums, weight)
 

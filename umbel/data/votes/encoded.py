@@ -97,7 +97,7 @@ def encode(
         labels=known_labels,
     )
     votes = _settle_repeated(sorted_by_observation(votes), repeated)
-    return votes if authors is None else with_authors(votes, authors)
+    return votes if authors is None else _authors(votes, authors)
 
 
 def sorted_by_observation(votes: Votes) -> Votes:
@@ -149,28 +149,37 @@ def _settle_repeated(votes: Votes, repeated: Repeated) -> Votes:
     return dataclasses.replace(votes, label=label, labels=votes.labels[there], counts=counts)
 
 
-def with_authors(votes: Votes, authors: Mapping[Any, Any] | ArrayLike) -> Votes:
-    """The same votes with the authors of their observations.
+def with_authors(votes: Votes, observations: Any, authors: Any) -> Votes:
+    """The same votes with the authors of their observations; both columns are ids, an author may be missing or -1.
 
     Raises:
-        ValueError: an array of another length than there are observations.
+        ValueError: an observation with several authors.
     """
-    counts = dict(votes.counts)
+    row = places(observations, votes.observations)
+    known = row >= 0
+    if np.bincount(row[known], minlength=1).max(initial=0) > 1:
+        twice = votes.observations[np.bincount(row[known]).argmax()]
+        raise ValueError(f"observation {twice} has more than one author")
+    author = np.full(len(votes.observations), -1, dtype=np.int32)
+    author[row[known]] = places(authors, votes.users)[known]
+    counts = votes.counts | {
+        "authors of observations without votes": int(np.count_nonzero(~known)),
+        "observations whose author is not known or never voted": int(np.count_nonzero(author < 0)),
+    }
+    return dataclasses.replace(votes, author=author, counts=counts)
+
+
+def _authors(votes: Votes, authors: Mapping[Any, Any] | ArrayLike) -> Votes:
+    """Authors as a mapping, or in the order of the observations."""
     if isinstance(authors, Mapping):
-        found = places(_ids(authors.keys()), votes.observations)
-        named = np.full(len(votes.observations), -1, dtype=np.int32)
-        named[found[found >= 0]] = places(_ids(authors.values()), votes.users)[found >= 0]
-        counts |= {"authors of observations without votes": int(np.count_nonzero(found < 0))}
-    else:
-        column: Any = authors if hasattr(authors, "type") else np.asarray(authors)
-        if len(column) != len(votes.observations):
-            raise ValueError(
-                f"authors must name one for each of the {len(votes.observations)} distinct observations, in sorted "
-                f"order, not {len(column)}"
-            )
-        named = places(column, votes.users)
-    counts |= {"observations whose author is not known or never voted": int(np.count_nonzero(named < 0))}
-    return dataclasses.replace(votes, author=named, counts=counts)
+        return with_authors(votes, _ids(authors.keys()), _ids(authors.values()))
+    column = np.asarray(authors)
+    if len(column) != len(votes.observations):
+        raise ValueError(
+            f"authors must name one for each of the {len(votes.observations)} distinct observations, in sorted order, "
+            f"not {len(column)}"
+        )
+    return with_authors(votes, votes.observations, column)
 
 
 def _ids(values: Any) -> NDArray[Any]:

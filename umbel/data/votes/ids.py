@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Ids = NDArray[Any]
 """Distinct ids in sorted order: int64, or object (str)."""
 Codes = NDArray[np.int32]
-WHOLE_NUMBER = "^(0|[1-9][0-9]{0,17})$"
+WHOLE_NUMBER = "^(0|-?[1-9][0-9]{0,17})$"
 """Text that is one number's only spelling: "007" stays text, or it would become another id."""
 
 

@@ -101,16 +101,16 @@ def plantnet(joined: Joined, cells: Cells, choose: Chooser, config: PlantnetConf
     votes = joined.votes
     count = SpeciesCounts(votes)
     before: Floats | None = None
-    now = with_machine(np.full(votes.voters, config.gamma), joined)
+    now = with_machine(fixed_point(np.full(votes.voters, config.gamma)), joined)
     ending: Ending = "stopped"
     done = 0
     while done < config.rounds:
         done += 1
-        sums = cells.sums(fixed_point(now)[votes.user])
+        sums = cells.sums(now[votes.user])
         chosen, tie = choose(sums)
         conf, acc, valid = judge(sums, cells, chosen, joined, config, machine)
         n_author, n_vote = count(cells.of_vote == chosen[votes.observation], valid)
-        weight = with_machine(f(n_author + tenths(n_vote), config), joined)
+        weight = with_machine(fixed_point(f(n_author + tenths(n_vote), config)), joined)
         if np.array_equal(weight, now):
             ending = "settled"
             break
@@ -119,7 +119,7 @@ def plantnet(joined: Joined, cells: Cells, choose: Chooser, config: PlantnetConf
             break
         before, now = now, weight
     if ending != "settled":
-        sums = cells.sums(fixed_point(weight)[votes.user])
+        sums = cells.sums(weight[votes.user])
         chosen, tie = choose(sums)
         conf, acc, valid = judge(sums, cells, chosen, joined, config, machine)
     return Outcome(
@@ -131,7 +131,7 @@ def plantnet(joined: Joined, cells: Cells, choose: Chooser, config: PlantnetConf
 def with_machine(weight: Floats, joined: Joined) -> Floats:
     """The users' weights, the machine's as it is pinned."""
     if joined.pinned is not None:
-        weight[-1] = joined.pinned
+        weight[-1] = fixed_point(np.float64(joined.pinned))
     return weight
 
 

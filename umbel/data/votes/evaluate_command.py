@@ -1,0 +1,110 @@
+"""`umbel votes evaluate VOTES --truth FILE`: strategies against the truth, by subset, as a table and pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from umbel.config import to_values
+from umbel.data.votes.aggregate import Aggregation, Strategy, aggregate_votes
+from umbel.data.votes.aggregate_command import free_folder, replace_folder, say_found
+from umbel.data.votes.inputs import VotesConfig, load, wrong_votes
+from umbel.data.votes.measures import Measures, match_truth, measure, subsets
+from umbel.data.votes.read import read_by_observation
+from umbel.run import atomic_folder, say
+
+MEASURES = tuple(field.name for field in fields(Measures) if field.name != "observations")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(VotesConfig):
+    """Compare strategies with the truth: accuracy (what is not valid counts as wrong), precision, recall, what is kept."""
+
+    truth: Path
+    """True species by observation: ground_truth.txt (a line for each observation number, -1 for none), JSON, or a table
+    (observation, species)."""
+    strategies: tuple[Strategy, ...] = (
+        "plantnet",
+        "plantnet-compatible",
+        "majority",
+        "wawa",
+        "two-thirds",
+        "dawid-skene",
+    )
+    """Strategies to compare; soft has the labels of majority."""
+    out: Path | None = None
+    """Folder for measures.json and pictures.png (accuracy against share kept, user weights, species kept)."""
+    json: bool = False
+    """Print JSON instead of the table."""
+    force: bool = False
+    """Move a folder at --out that holds something else aside."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.strategies:
+            raise ValueError("strategies must name at least one")
+
+
+def run(config: EvaluateConfig) -> None:
+    """Aggregate by every strategy, measure, print, and draw.
+
+    Raises:
+        UserError: the votes or the truth cannot be used, or `out` is there.
+    """
+    if config.out is not None:
+        free_folder(config.out, config.force, config.votes, config.truth, config.authors, config.machine_votes)
+    votes, machine = load(config, quiet=config.json)
+    told = read_by_observation(config.truth, "species")
+    with wrong_votes(config.truth):
+        truth = match_truth(votes, *told)
+    if truth.unknown and not config.json:
+        say(f"observations with a truth and without votes, left out: {truth.unknown:,}.")
+    found: dict[str, Aggregation] = {}
+    for strategy in dict.fromkeys(config.strategies):
+        with wrong_votes(config.votes):
+            found[strategy] = aggregate_votes(
+                votes,
+                strategy=strategy,
+                ties=config.ties,
+                seed=config.seed,
+                machine=machine,
+                machine_config=config.machine,
+                plantnet_config=config.plantnet,
+            )
+        if not config.json:
+            say_found(found[strategy], strategy)
+    masks = subsets(votes, truth)
+    table = {
+        name: {strategy: measure(aggregation, truth, mask) for strategy, aggregation in found.items()}
+        for name, mask in masks.items()
+    }
+    values = {name: {key: asdict(row) for key, row in rows.items()} for name, rows in table.items()}
+    if config.json:
+        print(json.dumps(values, indent=1))
+    else:
+        print(as_text(table))
+    if config.out is None:
+        return
+    from umbel.data.votes.pictures import draw
+
+    replace_folder(config.out, config.force)
+    with atomic_folder(config.out) as folder:
+        record = {"format": 1, "settings": to_values(config), "measures": values}
+        (folder / "measures.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        draw(found, truth, table, theta_conf=config.plantnet.theta_conf).savefig(folder / "pictures.png", dpi=100)
+    if not config.json:
+        say(f"{config.out}: measures.json, pictures.png.")
+
+
+def as_text(table: dict[str, dict[str, Measures]]) -> str:
+    """A block of lines for each subset, a line for each strategy, shares in percent."""
+    lines = []
+    for name, rows in table.items():
+        count = next(iter(rows.values())).observations
+        lines.append(f"\n{name} ({count:,} observations)")
+        lines.append("  ".join([f"{'':<20}", *(f"{measure.replace('_', ' '):>17}" for measure in MEASURES)]))
+        for strategy, row in rows.items():
+            shares = (f"{100 * getattr(row, measure):>15.1f} %" for measure in MEASURES)
+            lines.append("  ".join([f"{strategy:<20}", *shares]))
+    return "\n".join(lines)
