@@ -38,6 +38,11 @@ VIEWS = """
     --views.global-size --views.local-size --views.local-views --views.global-area --views.local-area --views.aspect
     --views.flip --views.policy
 """
+VOTES = """
+    --authors --machine-votes --machine-scores --repeated --ties --seed
+    --machine.mode --machine.weight --machine.threshold --machine.any-weight --machine.no-any-weight
+    --plantnet.theta-conf --plantnet.theta-acc --plantnet.alpha --plantnet.beta --plantnet.gamma --plantnet.rounds
+"""
 OPTIONS = {
     "shards make folder": """
         --out --split --test-share --shorter-side --quality --shard-size --max-bad --seed --workers --force
@@ -45,6 +50,15 @@ OPTIONS = {
     "shards make synthetic": """
         --out --train --test --size --quality --shard-size --seed --workers --force --no-force""",
     "shards check": "",
+    "votes aggregate": """
+        --out --strategy --format --soft --no-soft --force --no-force"""
+    + VOTES,
+    "votes evaluate": """
+        --truth --strategies --out --json --no-json --force --no-force"""
+    + VOTES,
+    "votes simulate": """
+        --out --format --force --no-force --observations --users --species --extra-votes --experts --spammers
+        --colluders --group --seed""",
     "demo": """
         --out --data --recipe --epochs --shots --seed --device --force --no-force""",
     "views": "--out --recipe --count --seed" + VIEWS,

@@ -21,7 +21,7 @@ FRACTION_BITS = 36
 """Weights are multiples of 2**-36 (1.5e-11): sums below 2**17 then fit a double's 53 bits."""
 
 
-def fixed_point(weights: Floats | np.float64) -> Floats:
+def fixed_point(weights: Floats) -> Floats:
     """Weights rounded to multiples of 2**-FRACTION_BITS."""
     return np.ldexp(np.rint(np.ldexp(weights, FRACTION_BITS)), -FRACTION_BITS)
 

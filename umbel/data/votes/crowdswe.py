@@ -137,7 +137,7 @@ def _events(path: Path) -> Iterator[Iterator[tuple[str, Any]]]:
         size = path.stat().st_size
         if size == 0:
             raise UserError(f"{path} is empty.")
-        with Bar(f"reading {path.name}, megabytes", size // MEGABYTE) as bar:
+        with Bar("reading megabytes", size // MEGABYTE) as bar:
             try:
                 yield ijson.basic_parse(_Counted(file, bar), use_float=True, buf_size=BUFFER)
             except ijson.IncompleteJSONError as error:

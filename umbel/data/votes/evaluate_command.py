@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -19,7 +20,7 @@ MEASURES = tuple(field.name for field in fields(Measures) if field.name != "obse
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(VotesConfig):
-    """Compare strategies with the truth: accuracy (what is not valid counts as wrong), precision, recall, what is kept."""
+    """Compare strategies with the truth: accuracy (what is not valid counts as wrong), recall, what is kept."""
 
     truth: Path
     """True species by observation: ground_truth.txt (a line for each observation number, -1 for none), JSON, or a table
@@ -105,6 +106,9 @@ def as_text(table: dict[str, dict[str, Measures]]) -> str:
         lines.append(f"\n{name} ({count:,} observations)")
         lines.append("  ".join([f"{'':<20}", *(f"{measure.replace('_', ' '):>17}" for measure in MEASURES)]))
         for strategy, row in rows.items():
-            shares = (f"{100 * getattr(row, measure):>15.1f} %" for measure in MEASURES)
-            lines.append("  ".join([f"{strategy:<20}", *shares]))
+            lines.append("  ".join([f"{strategy:<20}", *(_percent(getattr(row, measure)) for measure in MEASURES)]))
     return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return f"{'-':>17}" if math.isnan(share) else f"{100 * share:>15.1f} %"

@@ -60,7 +60,7 @@ def match_truth(votes: Votes, observations: Any, labels: Any) -> Truth:
     """
     row = places(observations, votes.observations)
     if labels.null_count:
-        row, labels = row[labels.is_valid().to_numpy()], labels.drop_null()
+        row, labels = row[np.asarray(labels.is_valid())], labels.drop_null()
     names, code = _labels(labels)
     told = code >= 0
     known = told & (row >= 0)
@@ -74,9 +74,9 @@ def match_truth(votes: Votes, observations: Any, labels: Any) -> Truth:
 
 def _labels(labels: Any) -> tuple[NDArray[Any], Codes]:
     """The species and each row's; -1 for a row that is -1."""
-    numbers = labels.to_numpy() if labels.type in ("int64", "int32") else None
-    if numbers is None:
+    if labels.type != "int64":
         return factorize(labels, "species")
+    numbers = labels.to_numpy()
     told = numbers >= 0
     names, code = factorize(numbers[told], "species")
     codes = np.full(len(numbers), -1, dtype=np.int32)

@@ -101,7 +101,7 @@ def plantnet(joined: Joined, cells: Cells, choose: Chooser, config: PlantnetConf
     votes = joined.votes
     count = SpeciesCounts(votes)
     before: Floats | None = None
-    now = with_machine(fixed_point(np.full(votes.voters, config.gamma)), joined)
+    now = fixed_point(with_machine(np.full(votes.voters, config.gamma), joined))
     ending: Ending = "stopped"
     done = 0
     while done < config.rounds:
@@ -110,7 +110,7 @@ def plantnet(joined: Joined, cells: Cells, choose: Chooser, config: PlantnetConf
         chosen, tie = choose(sums)
         conf, acc, valid = judge(sums, cells, chosen, joined, config, machine)
         n_author, n_vote = count(cells.of_vote == chosen[votes.observation], valid)
-        weight = with_machine(fixed_point(f(n_author + tenths(n_vote), config)), joined)
+        weight = fixed_point(with_machine(f(n_author + tenths(n_vote), config), joined))
         if np.array_equal(weight, now):
             ending = "settled"
             break
@@ -131,7 +131,7 @@ def plantnet(joined: Joined, cells: Cells, choose: Chooser, config: PlantnetConf
 def with_machine(weight: Floats, joined: Joined) -> Floats:
     """The users' weights, the machine's as it is pinned."""
     if joined.pinned is not None:
-        weight[-1] = fixed_point(np.float64(joined.pinned))
+        weight[-1] = joined.pinned
     return weight
 
 

@@ -85,8 +85,8 @@ def simulate(config: CrowdConfig, truth: NDArray[Any] | None = None) -> Crowd:
         ValueError: a truth of another length than `observations`, or out of range.
     """
     random = np.random.default_rng(config.seed)
-    shares: NDArray[np.float64] = 1.0 / (np.arange(config.species) + 3.0)
-    shares = np.divide(shares, shares.sum())
+    ranks = np.arange(config.species, dtype=np.float64) + 3.0
+    shares: NDArray[np.float64] = 1.0 / ranks / (1.0 / ranks).sum()
     size = config.observations
     species = random.choice(config.species, size, p=shares) if truth is None else np.asarray(truth, dtype=np.int64)
     if species.shape != (size,) or species.min() < 0 or species.max() >= config.species:

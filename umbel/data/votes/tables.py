@@ -54,13 +54,13 @@ def read_columns(path: Path, required: Sequence[str], optional: Sequence[str] = 
 
 @contextlib.contextmanager
 def told_as_user_errors(path: Path) -> Iterator[None]:
-    """What pyarrow says of a bad file, as one sentence."""
+    """What is wrong with a file, also in pyarrow's words, as one sentence."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a file.")
     try:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file.") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder, not a file.") from error
     except (pa.ArrowException, UnicodeDecodeError) as error:
         first = (str(error).splitlines() or ["no reason given"])[0].rstrip(".")
         raise UserError(f"{path} cannot be read ({first}).") from error
@@ -80,7 +80,7 @@ def _batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
     """The file's batches, with progress by its bytes."""
     with (
         pa.OSFile(str(path)) as file,
-        Bar(f"reading {path.name}, megabytes", file.size() // MEGABYTE) as bar,
+        Bar("reading megabytes", file.size() // MEGABYTE) as bar,
     ):
         if path.suffix.lower() == ".parquet":
             parquet = pa.parquet.ParquetFile(file)
