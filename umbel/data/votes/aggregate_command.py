@@ -9,7 +9,7 @@ from pathlib import Path
 from umbel import __version__
 from umbel.config import to_values
 from umbel.data.votes.aggregate import Aggregation, Strategy, aggregate_votes
-from umbel.data.votes.inputs import VotesConfig, load, wrong_votes
+from umbel.data.votes.inputs import VotesConfig, load, say_counts, wrong_votes
 from umbel.data.votes.write import Format, labels_table, soft_table, users_table, write_table
 from umbel.run import UserError, atomic_folder, move_aside, refuse_overlap, say
 
@@ -51,7 +51,7 @@ def run(config: AggregateConfig) -> None:
             machine_config=config.machine,
             plantnet_config=config.plantnet,
         )
-    say_found(found, config.strategy)
+    say_found(found, config.strategy, votes.counts)
     tables = {"labels": labels_table(found), "users": users_table(found)}
     if config.soft or config.strategy == "soft":
         tables["soft"] = soft_table(found)
@@ -87,11 +87,9 @@ def replace_folder(out: Path, force: bool) -> None:
         move_aside(out)
 
 
-def say_found(found: Aggregation, strategy: str) -> None:
-    """What was passed over, how the rounds ended, and how much is valid."""
-    for what, count in found.counts.items():
-        if count:
-            say(f"{what}: {count:,}.")
+def say_found(found: Aggregation, strategy: str, told: dict[str, int]) -> None:
+    """What was passed over beyond what is told already, how the rounds ended, and how much is valid."""
+    say_counts({what: count for what, count in found.counts.items() if what not in told})
     endings = {
         "settled": f"{strategy}: rounds until the weights settled: {found.rounds}.",
         "2-cycle": f"{strategy}: two states take turns (seen in round {found.rounds}); the later one is taken.",

@@ -62,6 +62,7 @@ def run(config: EvaluateConfig) -> None:
     if truth.unknown and not config.json:
         say(f"observations with a truth and without votes, left out: {truth.unknown:,}.")
     found: dict[str, Aggregation] = {}
+    known = votes.counts
     for strategy in dict.fromkeys(config.strategies):
         with wrong_votes(config.votes):
             found[strategy] = aggregate_votes(
@@ -74,7 +75,8 @@ def run(config: EvaluateConfig) -> None:
                 plantnet_config=config.plantnet,
             )
         if not config.json:
-            say_found(found[strategy], strategy)
+            say_found(found[strategy], strategy, known)
+            known = known | found[strategy].counts
     masks = subsets(votes, truth)
     table = {
         name: {strategy: measure(aggregation, truth, mask) for strategy, aggregation in found.items()}

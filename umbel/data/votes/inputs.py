@@ -71,9 +71,17 @@ def load(config: VotesConfig, *, quiet: bool = False) -> tuple[Votes, MachineVot
         f"{config.votes}: {len(votes):,} votes of {len(votes.users):,} users on {len(votes.observations):,} "
         f"observations, {len(votes.labels):,} species."
     )
+    say_counts(votes.counts)
     if not (votes.author >= 0).any():
         say("no author is known: n_author is 0 for everyone; give --authors where there are some.")
     return votes, machine
+
+
+def say_counts(counts: dict[str, int]) -> None:
+    """Say what was passed over, where there was any."""
+    for what, count in counts.items():
+        if count:
+            say(f"{what}: {count:,}.")
 
 
 @contextlib.contextmanager
