@@ -31,7 +31,7 @@ from umbel.data.votes.simulate import CrowdConfig, simulate
 from umbel.data.votes.simulate_command import write_crowd
 from umbel.run import processors
 
-CROWDSWE = {"observations": 6_699_593, "users": 823_251, "species": 11_425, "extra_votes": 0.4}
+CROWDSWE = {"observations": 6_699_593, "users": 823_251, "species": 11_425, "extra_votes": 0.285}
 VOTES = 9_005_108
 COMMANDS = ("votes.parquet", "votes.csv", "answers.json")
 COLUMNS = ("observation", "user", "label", "author")

@@ -159,7 +159,7 @@ def test_files_that_cannot_be_used_are_answered_in_a_sentence(
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    sentence = refused("votes", "aggregate", path, "--out", tmp_path / "out")
+    sentence = refused("votes", "aggregate", path, "--out", tmp_path / "out", "--machine.mode", "user")
     assert words in sentence
     assert str(path) in sentence
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from umbel.data.votes.encoded import Votes
-from umbel.data.votes.ids import Codes
+from umbel.data.votes.ids import Codes, ordered
 
 Floats = NDArray[np.float64]
 Ties = Literal["lowest", "random", "abstain"]
@@ -74,10 +74,10 @@ def weighted_counts(codes: Codes, weights: Floats, size: int) -> Floats:
 
 def pairs(first: Codes, second: Codes, count: int) -> tuple[Codes, NDArray[np.int64]]:
     """Each row's place among the distinct pairs, and the sorted pairs as first * count + second."""
-    packed = first.astype(np.int64) * count
+    packed = first.astype(np.int64)
+    packed *= count
     packed += second
-    order = np.argsort(packed)
-    packed = packed[order]
+    order, packed = ordered(packed, (int(first.max(initial=0)) + 1) * count)
     new = np.concatenate([[True], packed[1:] != packed[:-1]])
     place = np.empty(len(order), dtype=np.int32)
     place[order] = np.cumsum(new, dtype=np.int32) - np.int32(1)

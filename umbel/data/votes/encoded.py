@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from umbel.data.votes.ids import Codes, Ids, factorize, places
+from umbel.data.votes.ids import Codes, Ids, factorize, ordered, places
 
 Repeated = Literal["last", "first", "refuse"]
 """Which of several votes of one user on one observation counts."""
@@ -104,11 +104,7 @@ def sorted_by_observation(votes: Votes) -> Votes:
     """The votes sorted by observation, stably."""
     if bool(np.all(votes.observation[1:] >= votes.observation[:-1])):
         return votes
-    # One sort of (observation, position) packed into a number: stable, and numpy's fastest.
-    packed = votes.observation.astype(np.int64) * len(votes)
-    packed += np.arange(len(votes))
-    packed.sort()
-    order = packed % len(votes)
+    order, _ = ordered(votes.observation.astype(np.int64), len(votes.observations))
     return _rows(votes, order)
 
 
@@ -120,28 +116,27 @@ def _rows(votes: Votes, rows: NDArray[Any]) -> Votes:
 
 def _settle_repeated(votes: Votes, repeated: Repeated) -> Votes:
     """Keep one vote of each user on each observation, in the place of the first of them."""
-    pair = votes.observation.astype(np.int64) * len(votes.users)
+    pair = votes.observation.astype(np.int64)
+    pair *= len(votes.users)
     pair += votes.user
-    ordered = np.sort(pair)
-    again = int(np.count_nonzero(ordered[1:] == ordered[:-1]))
+    order, pair = ordered(pair, len(votes.observations) * len(votes.users))
+    same = pair[1:] == pair[:-1]
+    again = int(np.count_nonzero(same))
     if not again:
         return votes
     if repeated == "refuse":
-        first = int(ordered[1:][ordered[1:] == ordered[:-1]][0])
+        first = int(pair[1:][same][0])
         observation, user = (int(code) for code in divmod(first, len(votes.users)))
         raise ValueError(
             f"{again} votes repeat a user on an observation, the first of them user {votes.users[user]} on observation "
             f"{votes.observations[observation]}"
         )
-    order = np.argsort(pair, kind="stable")
-    begins = np.concatenate([[True], pair[order][1:] != pair[order][:-1]])
-    firsts = order[begins]
-    kept = np.sort(firsts)
+    firsts = order[np.concatenate([[True], ~same])]
     if repeated == "last":
         label = votes.label.copy()
-        label[firsts] = votes.label[order[np.concatenate([begins[1:], [True]])]]
+        label[firsts] = votes.label[order[np.concatenate([~same, [True]])]]
         votes = dataclasses.replace(votes, label=label)
-    votes = _rows(votes, kept)
+    votes = _rows(votes, np.sort(firsts))
     counts = votes.counts | {"repeated votes of a user on an observation": again}
     # A species that only overruled votes named is no species any more.
     there = np.bincount(votes.label, minlength=len(votes.labels)) > 0

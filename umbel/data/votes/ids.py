@@ -99,6 +99,21 @@ def _factorize_arrow(column: pa.Array | pa.ChunkedArray, what: str) -> tuple[Ids
     return values, rank[column.indices.to_numpy()]
 
 
+def ordered(keys: NDArray[np.int64], bound: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The stable order of keys from 0 to below `bound`, (V,), and the keys in it; `keys` is not to be used again."""
+    count = len(keys)
+    if bound * max(count, 1) >= 1 << 63:
+        order = np.argsort(keys, kind="stable")
+        return order, keys[order]
+    # Key and position in one number: numpy sorts plain numbers several times faster than it finds an order.
+    keys *= count
+    keys += np.arange(count)
+    keys.sort()
+    sorted_keys = keys // count
+    keys -= sorted_keys * count
+    return keys, sorted_keys
+
+
 def numbers_where_whole(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """A column of text as numbers where every id in it is a whole number written the one usual way.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,10 @@ def load(config: VotesConfig, *, quiet: bool = False) -> tuple[Votes, MachineVot
     Raises:
         UserError: a file cannot be used; the message says why.
     """
-    table = read_votes(config.votes)
+    wanted = ["author"] if config.authors is None else []
+    if config.machine.mode != "ignored":
+        wanted += ["machine", "score"]
+    table = read_votes(config.votes, wanted)
     with wrong_votes(config.votes):
         authors = None if config.authors is None else read_by_observation(config.authors, "author")
         votes, machine = encode_table(table, authors=authors, repeated=config.repeated)
@@ -62,9 +66,8 @@ def load(config: VotesConfig, *, quiet: bool = False) -> tuple[Votes, MachineVot
         if config.machine_scores is not None:
             if machine is None:
                 raise UserError("--machine-scores needs --machine-votes, or a column machine among the votes.")
-            observations, scores = read_by_observation(config.machine_scores, "score")
-            by_observation = dict(zip(observations.to_pylist(), scores.to_numpy().tolist(), strict=True))
-            machine = MachineVotes(observations=machine.observations, labels=machine.labels, scores=by_observation)
+            scores = read_by_observation(config.machine_scores, "score")
+            machine = dataclasses.replace(machine, scores=scores)
     if quiet:
         return votes, machine
     say(

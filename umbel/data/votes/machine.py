@@ -67,7 +67,8 @@ class MachineVotes:
     labels: Any
     """(M,) ids of species."""
     scores: Any = None
-    """(M,) scores of these species, 0 to 1, or a mapping from observation to score; the confident mode needs them."""
+    """(M,) scores of these species, 0 to 1; or by observation: a mapping, or a pair of columns. The confident mode needs
+    them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,6 +137,8 @@ def _scores(machine: MachineVotes, votes: Votes) -> NDArray[np.float64]:
         raise ValueError("machine.mode confident needs the machine's scores")
     if isinstance(machine.scores, Mapping):
         ids, values = list(machine.scores), list(machine.scores.values())
+    elif isinstance(machine.scores, tuple):
+        ids, values = machine.scores
     else:
         ids, values = machine.observations, machine.scores
         if len(values) != len(ids):

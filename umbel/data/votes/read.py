@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +32,9 @@ class VoteTable:
     """The machine's score of that species."""
 
 
-def read_votes(path: Path) -> VoteTable:
-    """A file of votes: Parquet, CSV or JSON lines with the columns observation, user and species, and optionally
-    author, machine and score; or answers.json of CrowdSWE.
+def read_votes(path: Path, optional: Sequence[str] = ("author", "machine", "score")) -> VoteTable:
+    """A file of votes: Parquet, CSV or JSON lines with the columns observation, user and species, and those of
+    `optional` that are there; or answers.json of CrowdSWE.
 
     Raises:
         UserError: the file cannot be used; the message says why.
@@ -41,7 +42,7 @@ def read_votes(path: Path) -> VoteTable:
     if path.suffix.lower() == ".json":
         observations, users, labels = read_answers(path)
         return VoteTable(observations=observations, users=users, labels=labels)
-    columns = read_columns(path, ("observation", "user", "species"), ("author", "machine", "score"))
+    columns = read_columns(path, ("observation", "user", "species"), optional)
     return VoteTable(
         observations=columns["observation"],
         users=columns["user"],
