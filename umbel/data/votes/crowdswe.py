@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import ijson
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 
 from umbel.data.votes.ids import numbers_where_whole
 from umbel.data.votes.tables import MEGABYTE, Column, told_as_user_errors
 from umbel.run import Bar, UserError
 
-BATCH = 1 << 20
+BATCH = 1 << 17
 BUFFER = 1 << 20
 
 
@@ -85,12 +88,14 @@ def read_lines(path: Path) -> tuple[Column, Column]:
         UserError: no such file, not text, or an empty line.
     """
     with told_as_user_errors(path):
-        lines = path.read_text(encoding="utf-8").splitlines()
-    stripped = [line.strip() for line in lines]
-    if "" in stripped:
-        raise UserError(f"{path}: line {stripped.index('') + 1} is empty; it must hold an id, or -1 for none.")
-    ids = pa.array([None if line == "-1" else line for line in stripped], pa.string())
-    return pa.chunked_array([pa.array(range(len(lines)), pa.int64())]), numbers_where_whole(pa.chunked_array([ids]))
+        # A table of one column, whose separator no id holds.
+        parse = pa.csv.ParseOptions(delimiter="\x1f", quote_char=False, ignore_empty_lines=False)
+        convert = pa.csv.ConvertOptions(column_types={"id": pa.string()}, null_values=["-1"], strings_can_be_null=True)
+        lines = pa.csv.read_csv(path, pa.csv.ReadOptions(column_names=["id"]), parse, convert)["id"]
+    empty = pc.index(lines, "").as_py()
+    if empty >= 0:
+        raise UserError(f"{path}: line {empty + 1} is empty; it must hold an id, or -1 for none.")
+    return pa.chunked_array([pa.array(np.arange(len(lines)))]), numbers_where_whole(lines)
 
 
 class _Columns:

@@ -67,8 +67,7 @@ class MachineVotes:
     labels: Any
     """(M,) ids of species."""
     scores: Any = None
-    """(M,) scores of these species, 0 to 1; or by observation: a mapping, or a pair of columns. The confident mode needs
-    them."""
+    """Scores, 0 to 1, (M,), or by observation: a mapping, or a pair of columns. The confident mode needs them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
