@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from umbel.data.votes import STRATEGIES, aggregate
+from umbel.data.votes import STRATEGIES, aggregate, aggregate_command
 from umbel.data.votes.simulate import CrowdConfig, simulate
 
 Umbel = Callable[..., Any]
@@ -70,6 +70,28 @@ def test_nothing_is_overwritten_without_force(crowd: Path, umbel: Umbel, refused
         assert (crowd / f"{name}.parquet").is_file()
     leftovers = [path.name for path in crowd.parent.iterdir()]
     assert sorted(leftovers) == ["crowd", "labels", "labels.old-1"]
+
+
+def test_an_empty_folder_may_be_filled(crowd: Path, umbel: Umbel) -> None:
+    (crowd.parent / "labels").mkdir()
+    assert umbel("votes", "aggregate", crowd / "votes.parquet", "--out", crowd.parent / "labels").code == 0
+    assert (crowd.parent / "labels" / "labels.parquet").is_file()
+
+
+def test_an_interruption_while_writing_leaves_what_was_there(
+    crowd: Path, umbel: Umbel, content: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = crowd.parent / "labels"
+    command = ("votes", "aggregate", crowd / "votes.parquet", "--out", out)
+    assert umbel(*command).code == 0
+    before = content(crowd.parent)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(aggregate_command, "write_table", interrupt)
+    assert umbel(*command, "--force").code == 130
+    assert content(crowd.parent) == before
 
 
 def test_a_failure_moves_nothing_aside(crowd: Path, umbel: Umbel, refused: Any, content: Any) -> None:
@@ -130,7 +152,7 @@ def test_strategies_are_compared_by_subset(crowd: Path, umbel: Umbel) -> None:
     ("name", "content", "words"),
     [
         ("truth.csv", "observation,species\n999999,3\n", "the truth names no observation that has votes"),
-        ("truth.csv", "observation,species\n1,3\n1,4\n", "the truth names observation 1 twice"),
+        ("truth.csv", "observation,species\n1,3\n1,4\n", "observation 1 has more than one true species"),
         ("truth.txt", "-1\n-1\n", "the truth names no observation that has votes"),
         ("truth.csv", "", "is empty"),
     ],

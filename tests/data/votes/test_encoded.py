@@ -111,6 +111,8 @@ def test_one_vote_of_each_user_on_each_observation_counts(rows: list[Any], repea
 
 
 def test_repeated_votes_can_be_refused() -> None:
+    with pytest.raises(ValueError, match="repeated must be one of last, first, refuse, not 'all'"):
+        encode([1], [1], [1], repeated="all")  # type: ignore[arg-type]
     with pytest.raises(
         ValueError, match="2 votes repeat a user on an observation, the first of them user c on observation 1"
     ):
@@ -149,5 +151,7 @@ def test_authors_by_observation_or_in_their_order(authors: Any) -> None:
 def test_authors_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="one for each of the 3 distinct observations, in sorted order, not 2"):
         encode([7, 3, 5], [1, 2, 1], [0, 0, 0], authors=[1, 2])
+    with pytest.raises(ValueError, match="ids must be whole numbers or text, not fractions"):
+        encode([7, 3, 5], [1, 2, 1], [0, 0, 0], authors=[1.0, 2.0, float("nan")])
     with pytest.raises(ValueError, match="observation 3 has more than one author"):
         with_authors(encode([7, 3], [1, 2], [0, 0]), pa.array([3, 3]), pa.array([1, 2]))

@@ -35,6 +35,7 @@ def test_fixed_adds_its_weight_once() -> None:
 def test_invalidating_never_turns_a_label_or_validity_on() -> None:
     against = run("invalidating", {1: "thymus"})
     np.testing.assert_allclose(against.acc, [3 * GAMMA / (3 * GAMMA + 1.7), 1.0], rtol=1e-9)
+    np.testing.assert_allclose(against.conf, [3 * GAMMA, GAMMA], rtol=1e-9)
     assert (against.label.tolist(), against.valid.tolist()) == (["rosa", "salvia"], [False, False])
     agreeing = run("invalidating", {1: "rosa", 2: "salvia"})
     np.testing.assert_allclose(agreeing.conf, [3 * GAMMA + 1.7, GAMMA + 1.7], rtol=1e-9)
@@ -90,7 +91,11 @@ def test_weights_that_break_the_thresholds_are_refused_unless_forced(mode: Machi
     [
         (None, "fixed", "machine.mode fixed needs a machine's votes"),
         (MachineVotes(observations=[1], labels=["rosa"]), "confident", "needs the machine's scores"),
-        (MachineVotes(observations=[1, 1], labels=["rosa", "a"]), "fixed", "more than once on observation 1"),
+        (
+            MachineVotes(observations=[1, 1], labels=["rosa", "a"]),
+            "fixed",
+            "observation 1 has more than one machine vote",
+        ),
         (MachineVotes(observations=[1], labels=["rosa", "a"]), "fixed", "1 observations and 2 species"),
         (MachineVotes(observations=[1], labels=[5]), "fixed", "species are numbers and those of the votes text"),
         (MachineVotes(observations=[1], labels=["a"], scores=[1, 2]), "confident", "1 votes and 2 scores"),

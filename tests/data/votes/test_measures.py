@@ -90,5 +90,5 @@ def test_a_truth_that_nobody_named_is_missed_and_a_label_outside_the_truth_is_wr
 def test_a_missing_truth_is_none_and_two_are_refused() -> None:
     votes = encode([0, 1], [0, 0], [5, 5])
     assert match_truth(votes, pa.array([0, 1]), pa.array([5, None])).row.tolist() == [0]
-    with pytest.raises(ValueError, match="the truth names observation 1 twice"):
+    with pytest.raises(ValueError, match="observation 1 has more than one true species"):
         match_truth(votes, pa.array([1, 1]), pa.array([5, 5]))

@@ -62,6 +62,16 @@ def test_authors_and_machine_among_the_votes(suffix: str, tmp_path: Path) -> Non
     assert machine.scores.tolist() == [0.25, 0.5]
 
 
+def test_columns_that_the_first_records_lack_are_found_in_later_ones(tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if v is not None} for row in [ROWS[3], *ROWS[:2]]]
+    rows[0].pop("machine")
+    (tmp_path / "votes.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    table = read_votes(tmp_path / "votes.jsonl")
+    assert table.authors is not None
+    assert table.authors.to_pylist() == [None, "ann", "ann"]
+    assert table.machine is None
+
+
 @every_format
 def test_whole_numbers_are_numbers_in_every_format(suffix: str, tmp_path: Path) -> None:
     rows = [{"observation": i, "user": 100 + i, "species": 2 * i} for i in (10, 9, 8)]
@@ -145,7 +155,7 @@ GOOD = '{"1": {"5": 1}, "2": {"5": 2}}'
         ("a.jsonl", '{"observation": 1, "user": 2}\n', "has no column 'species'; there are: observation, user"),
         ("a.jsonl", '{"observation": 1.5, "user": 2, "species": 3}\n', "observation must be text or a whole number"),
         ("a.jsonl", "[1, 2, 3]\n", "must hold a JSON object a line, not list"),
-        ("a.jsonl", "votes\n", "its first line is not JSON"),
+        ("a.jsonl", "votes\n", "line 1 is not JSON"),
         ("a.parquet", "PAR1 and no more", "cannot be read"),
         ("a.xlsx", "votes", "must end in one of .parquet, .csv, .jsonl"),
         ("a.csv", None, "there is no such file"),

@@ -10,8 +10,9 @@ from umbel import __version__
 from umbel.config import to_values
 from umbel.data.votes.aggregate import Aggregation, Strategy, aggregate_votes
 from umbel.data.votes.inputs import VotesConfig, load, say_counts, wrong_votes
+from umbel.data.votes.out_folder import new_folder, refuse_taken
 from umbel.data.votes.write import Format, labels_table, soft_table, users_table, write_table
-from umbel.run import UserError, atomic_folder, move_aside, refuse_overlap, say
+from umbel.run import say
 
 RECORD = "record.json"
 
@@ -37,9 +38,9 @@ def run(config: AggregateConfig) -> None:
     """Aggregate and write.
 
     Raises:
-        UserError: the votes cannot be used, or `out` is there.
+        UserError: the votes cannot be used, or `out` holds something.
     """
-    out = free_folder(config.out, config.force, config.votes, config.authors, config.machine_votes)
+    refuse_taken(config.out, config.force, config.files())
     votes, machine = load(config)
     with wrong_votes(config.votes):
         found = aggregate_votes(
@@ -57,34 +58,11 @@ def run(config: AggregateConfig) -> None:
         tables["soft"] = soft_table(found)
     record = {"format": 1, "umbel": __version__, "settings": to_values(config), "passed_over": found.counts}
     record |= {"rounds": found.rounds, "ending": found.ending, "machine_weight": found.machine_weight}
-    replace_folder(config.out, config.force)
-    with atomic_folder(out) as folder:
+    with new_folder(config.out) as folder:
         for name, table in tables.items():
             write_table(folder / f"{name}.{config.format}", table)
         (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     say(f"{config.out}: {', '.join(f'{name}.{config.format}' for name in tables)}, {RECORD}.")
-
-
-def free_folder(out: Path, force: bool, *inputs: Path | None) -> Path:
-    """The folder, if it may be written: it is absent, or `force` may move it aside without moving what is read.
-
-    Raises:
-        UserError: it is there and `force` is not given, or it holds an input.
-    """
-    if out.exists():
-        if not force:
-            raise UserError(f"{out} is there already: choose another --out, or --force to move it aside.")
-        for path in inputs:
-            if path is not None:
-                refuse_overlap(path, out)
-    return out
-
-
-def replace_folder(out: Path, force: bool) -> None:
-    """Make room for a finished folder: what stands there is moved aside."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if force and out.exists():
-        move_aside(out)
 
 
 def say_found(found: Aggregation, strategy: str, told: dict[str, int]) -> None:

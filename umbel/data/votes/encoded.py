@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from umbel.data.votes.ids import Codes, Ids, factorize, ordered, places
+from umbel.data.votes.ids import Codes, Ids, factorize, ordered, places, refuse_repeats
 
 Repeated = Literal["last", "first", "refuse"]
 """Which of several votes of one user on one observation counts."""
@@ -76,6 +76,8 @@ def encode(
     Raises:
         ValueError: columns of different lengths, ids of a wrong kind, no votes, or repeated ones that are refused.
     """
+    if repeated not in get_args(Repeated):
+        raise ValueError(f"repeated must be one of {', '.join(get_args(Repeated))}, not '{repeated}'")
     lengths = {len(observations), len(users), len(labels)}
     if len(lengths) > 1:
         raise ValueError(
@@ -152,9 +154,7 @@ def with_authors(votes: Votes, observations: Any, authors: Any) -> Votes:
     """
     row = places(observations, votes.observations)
     known = row >= 0
-    if np.bincount(row[known], minlength=1).max(initial=0) > 1:
-        twice = votes.observations[np.bincount(row[known]).argmax()]
-        raise ValueError(f"observation {twice} has more than one author")
+    refuse_repeats(row, votes.observations, "author")
     author = np.full(len(votes.observations), -1, dtype=np.int32)
     author[row[known]] = places(authors, votes.users)[known]
     counts = votes.counts | {

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from umbel.config import to_values
 from umbel.data.votes.aggregate import Aggregation, Strategy, aggregate_votes
-from umbel.data.votes.aggregate_command import free_folder, replace_folder, say_found
+from umbel.data.votes.aggregate_command import say_found
 from umbel.data.votes.inputs import VotesConfig, load, wrong_votes
 from umbel.data.votes.measures import Measures, match_truth, measure, subsets
+from umbel.data.votes.out_folder import new_folder, refuse_taken
 from umbel.data.votes.read import read_by_observation
-from umbel.run import atomic_folder, say
+from umbel.run import say
 
 MEASURES = tuple(field.name for field in fields(Measures) if field.name != "observations")
 
@@ -51,10 +52,10 @@ def run(config: EvaluateConfig) -> None:
     """Aggregate by every strategy, measure, print, and draw.
 
     Raises:
-        UserError: the votes or the truth cannot be used, or `out` is there.
+        UserError: the votes or the truth cannot be used, or `out` holds something.
     """
     if config.out is not None:
-        free_folder(config.out, config.force, config.votes, config.truth, config.authors, config.machine_votes)
+        refuse_taken(config.out, config.force, [*config.files(), config.truth])
     votes, machine = load(config, quiet=config.json)
     told = read_by_observation(config.truth, "species")
     with wrong_votes(config.truth):
@@ -91,8 +92,7 @@ def run(config: EvaluateConfig) -> None:
         return
     from umbel.data.votes.pictures import draw
 
-    replace_folder(config.out, config.force)
-    with atomic_folder(config.out) as folder:
+    with new_folder(config.out) as folder:
         record = {"format": 1, "settings": to_values(config), "measures": values}
         (folder / "measures.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         draw(found, truth, table, theta_conf=config.plantnet.theta_conf).savefig(folder / "pictures.png", dpi=100)

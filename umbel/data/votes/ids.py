@@ -138,6 +138,17 @@ def _all_whole(text: pa.Array | pa.ChunkedArray) -> bool:
     return bool(pc.all(pc.match_substring_regex(text, WHOLE_NUMBER), min_count=0).as_py())
 
 
+def refuse_repeats(row: NDArray[np.int32], among: Ids, what: str) -> None:
+    """Refuse rows that name an id of `among` more than once; -1 stands for others.
+
+    Raises:
+        ValueError: some do; the message says `what` of which observation.
+    """
+    times = np.bincount(row[row >= 0], minlength=1)
+    if times.max() > 1:
+        raise ValueError(f"observation {among[times.argmax()]} has more than one {what}")
+
+
 def places(ids: ArrayLike | pa.Array | pa.ChunkedArray, among: Ids) -> NDArray[np.int32]:
     """Where each id stands among sorted distinct ids; -1 where it does not, or is missing.
 
@@ -150,6 +161,8 @@ def places(ids: ArrayLike | pa.Array | pa.ChunkedArray, among: Ids) -> NDArray[n
         column = ids
     else:
         array = np.asarray(ids)
+        if array.dtype.kind == "f" and array.size:
+            raise ValueError("ids must be whole numbers or text, not fractions")
         if array.dtype.kind in "iu" and among.dtype.kind in "iu":
             found = np.searchsorted(among, array).clip(max=max(len(among) - 1, 0))
             there = among[found] == array if len(among) else np.zeros(len(array), dtype=bool)

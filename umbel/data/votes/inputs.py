@@ -46,6 +46,11 @@ class VotesConfig:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, but is {self.seed}")
 
+    def files(self) -> list[Path]:
+        """The files that are read."""
+        named = (self.votes, self.authors, self.machine_votes, self.machine_scores)
+        return [path for path in named if path is not None]
+
 
 def load(config: VotesConfig, *, quiet: bool = False) -> tuple[Votes, MachineVotes | None]:
     """Read the votes with their authors and the machine's votes, and say what is there unless `quiet`.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from umbel.data.votes.encoded import Votes, sorted_by_observation
-from umbel.data.votes.ids import Codes, factorize, places
+from umbel.data.votes.ids import Codes, factorize, places, refuse_repeats
 
 MachineMode = Literal["ignored", "user", "fixed", "invalidating", "confident"]
 
@@ -98,9 +98,7 @@ def join(votes: Votes, machine: MachineVotes | None, config: MachineConfig) -> J
     row = places(machine.observations, votes.observations)
     keep = row >= 0
     known = row[keep]
-    if np.bincount(known, minlength=1).max(initial=0) > 1:
-        twice = votes.observations[np.bincount(known).argmax()]
-        raise ValueError(f"the machine votes more than once on observation {twice}")
+    refuse_repeats(row, votes.observations, "machine vote")
     counts = votes.counts | {"machine votes on observations without votes": int(np.count_nonzero(~keep))}
     if config.mode == "confident":
         sure = _scores(machine, votes)[known] >= config.threshold

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from umbel.data.votes.aggregate import Aggregation
 from umbel.data.votes.cells import pairs
 from umbel.data.votes.encoded import Votes
-from umbel.data.votes.ids import Codes, factorize, places
+from umbel.data.votes.ids import Codes, factorize, places, refuse_repeats
 
 SUBSETS = ("all", "2 votes or more", "disagreement")
 
@@ -66,8 +66,7 @@ def match_truth(votes: Votes, observations: Any, labels: Any) -> Truth:
     known = told & (row >= 0)
     if not known.any():
         raise ValueError("the truth names no observation that has votes")
-    if np.bincount(row[known]).max() > 1:
-        raise ValueError(f"the truth names observation {votes.observations[np.bincount(row[known]).argmax()]} twice")
+    refuse_repeats(row[known], votes.observations, "true species")
     unknown = int(np.count_nonzero(told & ~known))
     return Truth(row=row[known].astype(np.int64), code=code[known], names=names, unknown=unknown)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from umbel.config import to_values
-from umbel.data.votes.aggregate_command import RECORD, free_folder, replace_folder
+from umbel.data.votes.aggregate_command import RECORD
+from umbel.data.votes.out_folder import new_folder, refuse_taken
 from umbel.data.votes.simulate import EXPERT, KINDS, Crowd, CrowdConfig, simulate
 from umbel.data.votes.write import Format, table_of, write_table
-from umbel.run import atomic_folder, say
+from umbel.run import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,11 @@ def run(config: SimulateConfig) -> None:
     """Simulate and write.
 
     Raises:
-        UserError: `out` is there.
+        UserError: `out` holds something.
     """
-    out = free_folder(config.out, config.force)
+    refuse_taken(config.out, config.force)
     crowd = simulate(config)
-    replace_folder(config.out, config.force)
-    with atomic_folder(out) as folder:
+    with new_folder(config.out) as folder:
         write_crowd(crowd, folder, config.format)
         record = {"format": 1, "settings": to_values(config)}
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")

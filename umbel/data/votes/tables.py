@@ -6,6 +6,7 @@ Whole numbers written as text become numbers, so that ids of one file meet those
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from umbel.run import Bar, UserError
 Column: TypeAlias = pa.ChunkedArray
 FORMATS = (".parquet", ".csv", ".jsonl")
 MEGABYTE = 1_000_000
+FIRST_RECORDS = 1000
 MEASURES = {"score": pa.float64(), "conf": pa.float64(), "acc": pa.float64(), "valid": pa.bool_()}
 """Columns that hold measurements; all others hold ids."""
 
@@ -73,7 +75,7 @@ def _names(path: Path) -> list[str]:
         case ".csv":
             return list(pa.csv.open_csv(path).schema.names)
         case _:
-            return list(_first_line(path))
+            return list(_first_values(path))
 
 
 def _batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
@@ -98,7 +100,7 @@ def _batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
             )
             reader = pa.csv.open_csv(file, pa.csv.ReadOptions(block_size=16 << 20), convert_options=convert)
         else:
-            first = _first_line(path)
+            first = _first_values(path)
             schema = pa.schema([(name, _json_type(first[name], name, path)) for name in names])
             parse = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
             reader = pa.json.open_json(file, pa.json.ReadOptions(block_size=16 << 20), parse)
@@ -107,17 +109,21 @@ def _batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
             yield batch
 
 
-def _first_line(path: Path) -> dict[str, Any]:
-    """The first record of JSON lines: it tells the columns and their types."""
+def _first_values(path: Path) -> dict[str, Any]:
+    """The first value that is told of each column, in the first records of JSON lines: they tell names and types."""
+    told: dict[str, Any] = {}
     with path.open(encoding="utf-8") as file:
-        line = next((line for line in file if line.strip()), "{}")
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read: its first line is not JSON ({error}).") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} must hold a JSON object a line, not {type(record).__name__}.")
-    return record
+        for number, line in enumerate(itertools.islice(file, FIRST_RECORDS), start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path} cannot be read: line {number} is not JSON ({error}).") from error
+            if not isinstance(record, dict):
+                raise UserError(f"{path} must hold a JSON object a line, not {type(record).__name__}.")
+            told |= {name: value for name, value in record.items() if told.get(name) is None}
+    return told
 
 
 def _json_type(value: Any, name: str, path: Path) -> pa.DataType:
