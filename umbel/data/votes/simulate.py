@@ -95,13 +95,12 @@ def simulate(config: CrowdConfig, truth: NDArray[Any] | None = None) -> Crowd:
     activity = _activity(random, kind)
     ability = _ability(random, kind, activity)
     difficulty = random.normal(0.0, 1.2, size)
-    crowd = _Voting(random, species, difficulty, ability, kind, shares)
+    people = _Voting(random, species, difficulty, ability, kind, shares)
 
     author = random.choice(config.users, size, p=activity / activity.sum())
-    first = crowd.votes(np.arange(size), author)
-    claims = kind[author] == COLLUDER
-    first[claims & (random.random(size) < 0.5)] = -1
-    first[first < 0] = random.choice(config.species, np.count_nonzero(first < 0), p=shares)
+    first = people.votes(np.arange(size), author)
+    claimed = (kind[author] == COLLUDER) & (random.random(size) < 0.5)
+    first[claimed] = random.choice(config.species, np.count_nonzero(claimed), p=shares)
 
     # What looks wrong draws votes: three times as many come to an observation whose author errs.
     wanted = np.where(first == species, 1.0, 3.0)
@@ -109,7 +108,7 @@ def simulate(config: CrowdConfig, truth: NDArray[Any] | None = None) -> Crowd:
     observation = np.repeat(np.arange(size), others)
     voting = activity * np.where(kind == EXPERT, 4.0, 1.0)
     user = random.choice(config.users, len(observation), p=voting / voting.sum())
-    label = crowd.votes(observation, user)
+    label = people.votes(observation, user)
     # Who does not know the plant often confirms what is said already.
     follows = (label != species[observation]) & (kind[user] == NOVICE) & (random.random(len(label)) < 0.5)
     label[follows] = first[observation[follows]]
@@ -120,7 +119,7 @@ def simulate(config: CrowdConfig, truth: NDArray[Any] | None = None) -> Crowd:
         np.concatenate([author, ally, user]),
         np.concatenate([first, first[allied], label]),
     )
-    machine, score = _machine(random, species, difficulty, crowd)
+    machine, score = _machine(random, species, difficulty, people)
     return Crowd(
         **dict(zip(("observation", "user", "label"), _one_vote_each(*columns, config.users), strict=True)),
         author=author, truth=species, machine=machine, score=score, kind=kind, ability=ability,
@@ -177,28 +176,24 @@ class _Voting:
 def _allies(random: np.random.Generator, config: CrowdConfig, kind: Ints, author: Ints) -> tuple[Ints, Ints]:
     """Votes of a colluder's group on the colluder's observations: their observations and users."""
     members = np.flatnonzero(kind == COLLUDER)
-    groups = [members[first : first + config.group] for first in range(0, len(members), config.group)]
-    of_user = np.full(len(kind), -1)
-    for number, group in enumerate(groups):
-        of_user[group] = number
-    observation = np.flatnonzero(of_user[author] >= 0)
-    votes = [
-        (row, ally)
-        for row in observation
-        for ally in groups[of_user[author[row]]]
-        if ally != author[row] and random.random() < 0.8
-    ]
-    rows = np.array(votes, dtype=np.int64).reshape(-1, 2)
-    return rows[:, 0], rows[:, 1]
+    groups = np.full((-(-len(members) // config.group), config.group), -1)
+    groups.flat[: len(members)] = members
+    group_of = np.full(len(kind), -1)
+    group_of[members] = np.arange(len(members)) // config.group
+    observation = np.flatnonzero(group_of[author] >= 0)
+    allies = groups[group_of[author[observation]]]
+    votes = (allies >= 0) & (allies != author[observation, None]) & (random.random(allies.shape) < 0.8)
+    row, column = np.nonzero(votes)
+    return observation[row], allies[row, column]
 
 
 def _machine(
-    random: np.random.Generator, truth: Ints, difficulty: NDArray[np.float64], crowd: _Voting
+    random: np.random.Generator, truth: Ints, difficulty: NDArray[np.float64], people: _Voting
 ) -> tuple[Ints, NDArray[np.float64]]:
     """A classifier that is right on four of five, and surer where it is."""
     right = random.random(len(truth)) < 1.0 / (1.0 + np.exp(difficulty - 1.7))
     score = np.where(right, random.beta(5.0, 2.0, len(truth)), random.beta(2.0, 3.0, len(truth)))
-    return np.where(right, truth, crowd.mistaken(truth)), score
+    return np.where(right, truth, people.mistaken(truth)), score
 
 
 def _one_vote_each(observation: Ints, user: Ints, label: Ints, users: int) -> tuple[Ints, Ints, Ints]:
