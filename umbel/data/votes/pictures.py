@@ -58,7 +58,7 @@ def _accuracy(
     for name, aggregation in found.items():
         kept, accuracy = accuracy_against_kept(aggregation, truth)
         kept, accuracy = kept[kept >= LEAST_SHARE], accuracy[kept >= LEAST_SHARE]
-        few = np.unique(np.linspace(0, len(kept) - 1, POINTS).astype(int)[: len(kept)])
+        few = np.unique(np.linspace(0, len(kept) - 1, min(POINTS, len(kept))).astype(int))
         axes.plot(kept[few], accuracy[few], color=colors[name], linewidth=1.5)
         axes.plot(rows[name].kept, rows[name].accuracy_of_valid, "o", color=colors[name], markersize=8, zorder=3)
     axes.set_title("Accuracy against share kept")
