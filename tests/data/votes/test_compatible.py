@@ -88,7 +88,7 @@ def restated(
             break
     return {
         "label": label, "judged": judged, "weight": weight, "n_author": n_author, "n_vote": n_vote,
-        "rounds": step + 1,
+        "n": dict(zip(users, n.tolist(), strict=True)), "rounds": step + 1,
     }  # fmt: skip
 
 
@@ -113,6 +113,7 @@ def check(table: Table, authors: dict[int, int], mode: str = "ignored", machine:
     assert found.weight.tolist() == [expected["weight"][j] for j in users]
     assert found.n_author.tolist() == [expected["n_author"][j] for j in users]
     assert found.n_vote.tolist() == [expected["n_vote"][j] for j in users]
+    assert found.n.tolist() == [expected["n"][j] for j in users]
     assert found.rounds == expected["rounds"]
     return found
 
@@ -184,3 +185,18 @@ def test_conf_follows_the_initial_majority_and_the_label_the_final_weights() -> 
     novice = 2 * compatible.weight[compatible.user != "expert"][0]
     assert compatible.conf[9] == novice
     assert not compatible.valid[9]
+
+
+def test_trust_that_passes_from_user_to_user_takes_as_many_rounds() -> None:
+    """Each of a chain of authors becomes able to validate the next one's eight observations a round later."""
+    table: Table = {species: {0: species, 100: species, 101: species} for species in range(8)}
+    authors = dict.fromkeys(table, 0)
+    for link in range(1, 12):
+        for species in range(8):
+            table[8 * link + species] = {link: species, link - 1: species}
+            authors[8 * link + species] = link
+    table |= {1000 + species: {200: species, 0: species} for species in range(8, 33)}
+    found = check(table, authors)
+    assert found.valid[:96].all()
+    assert found.n[found.user == 200] == 3  # 25 tenths
+    assert found.rounds == 12

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from umbel.data.votes import aggregate
 from umbel.data.votes.encoded import encode, with_authors
-from umbel.data.votes.ids import factorize, numbers_where_whole, places
+from umbel.data.votes.ids import factorize, numbers_where_whole, ordered, places
 
 NUMBERS = st.lists(st.integers(0, 40) | st.integers(0, 2**62), max_size=30)
 TEXT = st.lists(st.text("ab0é", max_size=3), max_size=30)
@@ -89,6 +89,15 @@ def test_places_meet_as_text_where_kinds_differ(ids: list[int | None], among: se
     assert places(pa.array([None if i is None else str(i) for i in ids], pa.string()), numbers).tolist() == expected
 
 
+@given(keys=st.lists(st.integers(0, 50)))
+def test_both_ways_of_ordering_are_stable(keys: list[int]) -> None:
+    expected = sorted(range(len(keys)), key=keys.__getitem__)
+    for bound in (51, 1 << 62):  # above, a key and a position no longer fit into one number
+        order, in_order = ordered(np.array(keys, dtype=np.int64), bound)
+        assert order.tolist() == expected
+        assert in_order.tolist() == sorted(keys)
+
+
 ROWS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 6)), min_size=1, max_size=40)
 
 
@@ -131,7 +140,7 @@ def test_columns_that_are_no_votes_are_refused(columns: Any, words: str) -> None
 @pytest.mark.parametrize(
     "authors",
     [
-        {7: 1, 3: 2, 99: 1},
+        {7: 1, 99: 1, 3: 2},
         {"7": "1", "3": "2"},
         [2, 5, 1],
         np.array([2, -1, 1]),

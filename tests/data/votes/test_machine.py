@@ -30,6 +30,8 @@ def test_fixed_adds_its_weight_once() -> None:
     assert found.votes.tolist() == [3, 1]
     assert found.machine_weight == pytest.approx(1.7)
     assert found.user.tolist() == ["a", "b", "c"]
+    for name in ("weight", "n_author", "n_vote", "n", "self_validating"):
+        assert getattr(found, name).shape == (3,), name
 
 
 def test_invalidating_never_turns_a_label_or_validity_on() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_score, recall_score
 
@@ -13,16 +13,18 @@ from umbel.data.votes import aggregate
 from umbel.data.votes.encoded import encode
 from umbel.data.votes.measures import accuracy_against_kept, match_truth, measure, said_and_valid, subsets
 
-ROWS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40)
+ROWS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(0, 3)), min_size=8, max_size=40)
+TRUTH = st.dictionaries(st.integers(0, 11), st.integers(-1, 4), min_size=5)
 
 
 def match(rows: list[Any], truth: dict[int, int]) -> Any:
     return match_truth(encode(*zip(*rows, strict=True)), pa.array(list(truth)), pa.array(list(truth.values())))
 
 
-@given(rows=ROWS, truth=st.dictionaries(st.integers(0, 12), st.integers(-1, 6), min_size=1), strategy=st.booleans())
-def test_measures_are_scikit_learns(rows: list[Any], truth: dict[int, int], strategy: bool) -> None:
-    found = aggregate(*zip(*rows, strict=True), strategy="two-thirds" if strategy else "majority")
+@settings(max_examples=200, deadline=None)
+@given(rows=ROWS, truth=TRUTH, strategy=st.sampled_from(["majority", "two-thirds", "plantnet"]))
+def test_measures_are_scikit_learns(rows: list[Any], truth: dict[int, int], strategy: Any) -> None:
+    found = aggregate(*zip(*rows, strict=True), strategy=strategy)
     votes = encode(*zip(*rows, strict=True))
     known = {i: k for i, k in truth.items() if k >= 0 and i in votes.observations}
     if not known:

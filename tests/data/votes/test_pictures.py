@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from umbel.data.votes import STRATEGIES, Aggregation, aggregate
@@ -42,6 +43,16 @@ def test_every_strategy_has_its_curve_and_its_dot(drawn: Drawn) -> None:
         np.testing.assert_array_equal(y, accuracy[np.isin(kept, x)])
         row = table["all"][name]
         assert (dot.get_xdata(), dot.get_ydata()) == ([row.kept], [row.accuracy_of_valid])
+
+
+def test_a_strategy_without_any_label_has_no_curve(drawn: Drawn) -> None:
+    found = {"two-thirds": aggregate([0, 1], [0, 1], [0, 1], strategy="two-thirds")}
+    votes = encode([0, 1], [0, 1], [0, 1])
+    truth = match_truth(votes, pa.array([0, 1]), pa.array([0, 1]))
+    rows = {"two-thirds": measure(found["two-thirds"], truth, np.ones(2, dtype=bool))}
+    figure = draw(found, truth, {"all": rows}, theta_conf=2.0)
+    assert len(figure.axes[0].lines[0].get_xdata()) == 0  # type: ignore[arg-type]
+    FigureCanvasAgg(figure).draw()
 
 
 def test_weights_are_those_of_the_strategies_that_learn_some(drawn: Drawn) -> None:

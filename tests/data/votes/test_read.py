@@ -16,7 +16,7 @@ from umbel.run import UserError
 
 ROWS: list[dict[str, Any]] = [
     {"observation": "o1", "user": "ann", "species": "Rosa canina L.", "author": "ann", "machine": None, "score": None},
-    {"observation": "o1", "user": "bob", "species": "Rosa", "author": "ann", "machine": None, "score": None},
+    {"observation": "o1", "user": "bob", "species": "Rosa", "author": None, "machine": None, "score": None},
     {"observation": "o2", "user": "ann", "species": "Mentha × piperita, L.", "author": "cid", "machine": "Rosa",
      "score": 0.25},
     {"observation": "o3", "user": "bob", "species": "Rosa", "author": None, "machine": "Thymus", "score": 0.5},
@@ -68,7 +68,7 @@ def test_columns_that_the_first_records_lack_are_found_in_later_ones(tmp_path: P
     (tmp_path / "votes.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
     table = read_votes(tmp_path / "votes.jsonl")
     assert table.authors is not None
-    assert table.authors.to_pylist() == [None, "ann", "ann"]
+    assert table.authors.to_pylist() == [None, "ann", None]
     assert table.machine is None
 
 

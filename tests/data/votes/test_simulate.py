@@ -55,6 +55,7 @@ def test_kinds_differ_as_they_should(crowd: Crowd) -> None:
     assert right(crowd, EXPERT) > 0.97 > 0.92 > right(crowd, NOVICE) > 0.75
     assert right(crowd, COLLUDER) < 0.7
     assert right(crowd, SPAMMER) < 0.1
+    np.testing.assert_array_equal(np.isneginf(crowd.ability), crowd.kind == SPAMMER)
 
 
 def test_novices_who_do_more_are_better(crowd: Crowd) -> None:
@@ -71,6 +72,17 @@ def test_colluders_confirm_each_other(crowd: Crowd) -> None:
     allied = theirs & (crowd.kind[crowd.user] == COLLUDER)
     assert allied.sum() > 2.5 * (crowd.kind[crowd.author] == COLLUDER).sum()
     assert agrees[allied].mean() > 0.97
+
+
+def test_mistakes_draw_votes_and_are_followed(crowd: Crowd) -> None:
+    first = np.flatnonzero(np.diff(crowd.observation, prepend=-1))
+    honest = crowd.kind[crowd.author] != COLLUDER
+    wrong = crowd.label[first] != crowd.truth
+    later = np.bincount(crowd.observation) - 1
+    assert later[wrong & honest].mean() > 2 * later[~wrong & honest].mean()
+    at_wrong = wrong[crowd.observation] & (crowd.user != crowd.author[crowd.observation])
+    missed = at_wrong & (crowd.kind[crowd.user] == NOVICE) & (crowd.label != crowd.truth[crowd.observation])
+    assert (crowd.label == crowd.label[first][crowd.observation])[missed].mean() > 0.5
 
 
 def test_the_machine_is_surer_where_it_is_right(crowd: Crowd) -> None:
