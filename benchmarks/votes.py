@@ -2,7 +2,8 @@
 
 Votes are simulated (`umbel votes simulate`) at three sizes, the largest that of Pl@ntNet-CrowdSWE: 9 million votes on
 6.7 million observations. Each contender runs in a process of its own, so that the peak of memory is its own; where a
-contender would need more than --limit GB it is stopped. crowd-kit is measured if it is installed (pip install
+contender would need more than --limit GB it is stopped. Ratios are those of processor time, which other work on the
+machine hardly changes. crowd-kit is measured if it is installed (pip install
 crowd-kit); it builds a table of all observations by all species.
 """
 
@@ -96,13 +97,14 @@ def child(name: str, folder: Path, limit: float, repeats: int) -> None:
         run = contender(name, folder)
         before, times = peak(), []
         for _ in range(repeats):
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             run()
-            times.append(time.perf_counter() - start)
+            times.append((time.perf_counter() - start, time.process_time() - busy))
     except MemoryError:
         print(json.dumps({"failed": f"more than {limit:g} GB"}))
         return
-    print(json.dumps({"seconds": min(times), "peak": peak(), "before": before}))
+    seconds, busy = (min(taken) for taken in zip(*times, strict=True))
+    print(json.dumps({"seconds": seconds, "busy": busy, "peak": peak(), "before": before}))
 
 
 def peak() -> float:
@@ -149,14 +151,14 @@ def main() -> None:
             folder = Path(scratch)
             subprocess.run([sys.executable, __file__, "--prepare", scratch, str(votes / VOTES)], check=True)
             count = len(np.load(folder / "user.npy", mmap_mode="r"))
-            print(f"\n{count:,} votes\n| {'':<28} | seconds | times plantnet | peak MB | before it |")
+            print(f"\n{count:,} votes\n| {'':<28} | seconds | CPU s | of plantnet | peak MB | before it |")
             rows = {name: measure(name, folder, options.limit, 3 if votes < 1_000_000 else 1) for name in names}
-            reference = rows["umbel plantnet"].get("seconds", float("nan"))
+            reference = rows["umbel plantnet"].get("busy", float("nan"))
             for name, row in rows.items():
                 if "failed" in row:
                     print(f"| {name:<28} | {row['failed']}")
                     continue
-                times = f"{row['seconds']:>7.2f} | {row['seconds'] / reference:>14.2f}"
+                times = f"{row['seconds']:>7.2f} | {row['busy']:>5.2f} | {row['busy'] / reference:>11.2f}"
                 print(f"| {name:<28} | {times} | {row['peak']:>7.0f} | {row['before']:>9.0f} |")
 
 

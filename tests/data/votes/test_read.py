@@ -105,6 +105,15 @@ def test_a_stream_is_read_in_parts_without_losing_any(tmp_path: Path, monkeypatc
     assert list(rows) == [(i, j, k) for i, votes in told.items() for j, k in votes.items()]
 
 
+def test_a_score_that_one_row_of_an_observation_tells_is_enough(tmp_path: Path) -> None:
+    lines = ["observation,user,species,machine,score", "1,1,5,5,0.9", "1,2,5,,", "2,1,5,6,"]
+    (tmp_path / "votes.csv").write_text("\n".join(lines) + "\n")
+    _, machine = encode_table(read_votes(tmp_path / "votes.csv"))
+    assert machine is not None
+    assert machine.labels.to_pylist() == [5, 6]
+    assert machine.scores.tolist() == pytest.approx([0.9, float("nan")], nan_ok=True)
+
+
 def test_a_user_given_twice_keeps_both_votes_until_they_are_settled(tmp_path: Path) -> None:
     (tmp_path / "answers.json").write_text('{"1": {"5": 1, "6": 2, "5": 3}, "2": {}}')
     table = read_votes(tmp_path / "answers.json")

@@ -21,7 +21,7 @@ from umbel.data.votes.ids import numbers_where_whole
 from umbel.data.votes.tables import MEGABYTE, Column, told_as_user_errors
 from umbel.run import Bar, UserError
 
-BATCH = 1 << 17
+BATCH = 1 << 14
 BUFFER = 1 << 20
 
 

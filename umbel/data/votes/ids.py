@@ -86,17 +86,20 @@ def _factorize_arrow(column: pa.Array | pa.ChunkedArray, what: str) -> tuple[Ids
     value_type = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_string(value_type) or pa.types.is_large_string(value_type)):
         raise ValueError(f"{what} ids must be whole numbers or text, not {value_type}")
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = column.chunk(0)
+    column = one_dictionary(column)
     order = pc.array_sort_indices(column.dictionary).to_numpy()
     rank = np.empty(len(order), dtype=np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
     values = column.dictionary.take(pa.array(order)).to_numpy(zero_copy_only=False)
     return values, rank[column.indices.to_numpy()]
+
+
+def one_dictionary(column: pa.Array | pa.ChunkedArray) -> pa.DictionaryArray:
+    """A column as places in its distinct values, in any order."""
+    import pyarrow as pa
+
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    return encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
 
 
 def ordered(keys: NDArray[np.int64], bound: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

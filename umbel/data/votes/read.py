@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from umbel.data.votes.crowdswe import read_answers, read_lines, read_mapping
 from umbel.data.votes.encoded import Repeated, Votes, encode, with_authors
-from umbel.data.votes.ids import Codes, factorize
+from umbel.data.votes.ids import Codes, factorize, one_dictionary
 from umbel.data.votes.machine import MachineVotes
 from umbel.data.votes.tables import MEASURES, Column, read_columns, told_as_user_errors
 
@@ -95,7 +95,9 @@ def encode_table(
     there = said.is_valid().to_numpy(zero_copy_only=False)
     scores = np.full(len(there), np.nan)
     if table.scores is not None:
-        scores[code] = table.scores.to_numpy()
+        given = table.scores.to_numpy()
+        scored = ~np.isnan(given)
+        scores[code[scored]] = given[scored]
     return votes, MachineVotes(
         observations=votes.observations[there],
         labels=said.drop_null(),
@@ -109,8 +111,7 @@ def _spread(column: Column, code: Codes, votes: Votes, what: str) -> pa.Array:
     Raises:
         ValueError: rows of one observation tell different things.
     """
-    encoded = column.combine_chunks() if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    encoded = encoded.unify_dictionaries().combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    encoded = one_dictionary(column)
     told: NDArray[np.int32] = encoded.indices.fill_null(-1).to_numpy()
     rows = told >= 0
     spread = np.full(len(votes.observations), -1, dtype=np.int32)
