@@ -43,6 +43,11 @@ VIEWS = """
 PHOTOGRAPHS = """
     --out --quality --shard-size --seed --workers --force --no-force --shorter-side --longer-side --max-bad --labels
 """
+VOTES = """
+    --authors --machine-votes --machine-scores --repeated --ties --seed
+    --machine.mode --machine.weight --machine.threshold --machine.any-weight --machine.no-any-weight
+    --plantnet.theta-conf --plantnet.theta-acc --plantnet.alpha --plantnet.beta --plantnet.gamma --plantnet.rounds
+"""
 OPTIONS = {
     "shards make folder": "--split --test-share" + PHOTOGRAPHS,
     "shards make csv": "--split" + PHOTOGRAPHS,
@@ -55,6 +60,15 @@ OPTIONS = {
         --out --train --test --size --quality --shard-size --seed --workers --force --no-force""",
     "shards check": "--against --distance --out --workers",
     "shards show": "--out --classes --columns --sample --seed --json --no-json",
+    "votes aggregate": """
+        --out --strategy --format --soft --no-soft --force --no-force"""
+    + VOTES,
+    "votes evaluate": """
+        --truth --strategies --out --json --no-json --force --no-force"""
+    + VOTES,
+    "votes simulate": """
+        --out --format --force --no-force --observations --users --species --extra-votes --experts --spammers
+        --colluders --group --seed""",
     "demo": """
         --out --data --recipe --epochs --shots --seed --device --force --no-force""",
     "views": "--out --recipe --count --seed" + VIEWS,

@@ -44,6 +44,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "shards make synthetic": ("umbel.data.make:make_synthetic", "Make shards of synthetic plants"),
     "shards check": ("umbel.data.check:check", "Read every sample of a set of shards: faults and duplicates"),
     "shards show": ("umbel.data.show:show", "Show a set of shards: contact sheet, classes, sizes, statistics"),
+    "votes aggregate": ("umbel.data.votes.aggregate_command:run", "Turn crowd votes into labels, validity and weights"),
+    "votes evaluate": ("umbel.data.votes.evaluate_command:run", "Compare vote strategies with the truth"),
+    "votes simulate": ("umbel.data.votes.simulate_command:run", "Simulate a crowd that votes on plants"),
     "demo": (
         "umbel.pipeline:run",
         "The whole story: pretrain, probe, hash, export and report, on your data or synthetic",
