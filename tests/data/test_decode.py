@@ -83,6 +83,17 @@ def test_what_is_no_jpeg_is_bad(content: bytes) -> None:
         decode(content, canvas=64)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"comment": b"\xff\xc0 no header"}, {"exif": b"Exif\0\0"}]
+)
+def test_a_frame_of_billions_of_pixels_is_bad_before_there_is_room_made_for_it(options: dict[str, object]) -> None:
+    jpg = bytearray(encoded(Image.new("RGB", (20, 10)), **options))
+    header = jpg.index((10).to_bytes(2) + (20).to_bytes(2))
+    jpg[header : header + 4] = (65000).to_bytes(2) * 2
+    with pytest.raises(BadPhotographError, match="it has more than 178,956,970 pixels"):
+        decode(bytes(jpg), canvas=64)
+
+
 def test_damage_is_bad_or_survived_and_nothing_else(jpeg: Jpeg) -> None:
     whole, dice = jpeg(2, width=64, height=64), np.random.default_rng(0)
     for _ in range(300):

@@ -301,6 +301,17 @@ def test_an_index_that_is_not_ours_is_answered_in_a_sentence(text: str, foreign_
         open_shards(str(folder))
 
 
+@pytest.mark.parametrize(("field", "value"), [("jpg_bytes", 2**40), ("jpg_offset", -512), ("txt_bytes", -1)])
+def test_an_index_that_points_outside_its_shards_is_refused(field: str, value: int, made_shards: Made) -> None:
+    """It may come from anywhere, and a reader would ask the system for as many bytes as it tells."""
+    folder = made_shards()
+    members = np.load(folder / "members.npy")
+    members[field][1] = value
+    np.save(folder / "members.npy", members)
+    with pytest.raises(UserError, match="it names members outside their shards"):
+        open_shards(str(folder))
+
+
 def shard_of(folder: Path, write_tar: Tar, members: Mapping[str, bytes]) -> str:
     write_tar(folder / "train-000000.tar", members)
     return str(folder)

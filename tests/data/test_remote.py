@@ -144,6 +144,10 @@ def test_a_transfer_that_stands_still_is_given_up_and_tried_again(
     monkeypatch.setattr(remote, "STALL_SECONDS", 0.3)
     server.trouble["train-000000.tar"] = ["stall"]
     assert contents(shards) == contents(open_shards(str(folder)))
+    shutil.rmtree(shard_cache.cache_root() / "shards")
+    server.trouble["train-000000.tar"] = ["stall"] * 4
+    with pytest.raises(UnreadableShardError, match=r"nothing came for 0\.3 s"):
+        contents(shards)
 
 
 def test_a_shard_that_differs_from_its_index_is_refused(server: Any, made_shards: Made, own_cache: Path) -> None:

@@ -114,6 +114,17 @@ def test_a_slow_worker_is_not_a_hung_one(foreign_shards: Foreign) -> None:
     assert len(read(data, last=2, workers=1, timeout=0.6)) == 2
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_step_that_takes_longer_than_the_timeout_accuses_nobody(workers: int, foreign_shards: Foreign) -> None:
+    """Workers that have made what they may make ahead are silent and well."""
+    sampler = CursorSampler(Slices(micro_batch=1), first=0, last=12)
+    data = dataset(foreign_shards())
+    with training_batches(data, sampler, collate=same, workers=workers, pin=False, timeout=0.4) as found:
+        next(found)
+        time.sleep(1.5)
+        assert len(list(found)) == 11
+
+
 def test_a_trainer_that_is_stopped_and_goes_on_accuses_nobody(foreign_shards: Foreign) -> None:
     """Ctrl-Z and fg: workers slept as long as their trainer did."""
     code = f"""

@@ -178,17 +178,18 @@ class _Watch(threading.Thread):
             awaited, signs = self._awaited, now
             late = silent >= self.timeout
             hung = np.flatnonzero(late & (rows[:, _BUSY] == 1)).tolist()
-            if hung or (awaited is not None and bool(late.all())):
+            # Those that are well fall silent too, when they have made what they may make ahead.
+            if awaited is not None and bool(late.all()):
                 self._end(hung, awaited)
                 return
 
-    def _end(self, hung: list[int], awaited: int | None) -> None:
+    def _end(self, hung: list[int], awaited: int) -> None:
         for_long = f"gave no sign of life for {self.timeout:g} s"
         if hung:
             place = _place(self.dataset, int(self.notes.rows[hung[0], _SHARD]))
             cause = "its disk or network does not answer, or the process is stopped"
             self.verdict = f"data worker {hung[0]} {for_long} while reading shard {place}: {cause}{_CONTINUE}"
-        elif awaited is not None:
+        else:
             place = _place(self.dataset, self.dataset.shard_of(awaited))
             self.verdict = f"the data workers {for_long} in front of shard {place}: one is stopped{_CONTINUE}"
         pids = self.notes.rows[hung, _PID].tolist()

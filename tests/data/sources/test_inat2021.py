@@ -299,6 +299,21 @@ def test_of_a_damaged_archive_nothing_is_kept(
     assert content(make(root / "train.json", out=tmp_path / "out")) == undisturbed
 
 
+def test_other_annotations_or_another_archive_are_another_source(competition: Competition, tmp_path: Path) -> None:
+    root = competition()
+    archive(root)
+    out = make(root / "train.json", out=tmp_path / "out")
+    told, packed = (root / "train.json").read_text(), (root / "train.tar.gz").read_bytes()
+    make(root / "train.json", out=out)
+    (root / "train.json").write_text(told.replace("Attribution", "All rights reserved"))
+    with pytest.raises(UserError, match="another source"):
+        make(root / "train.json", out=out)
+    (root / "train.json").write_text(told)
+    (root / "train.tar.gz").write_bytes(gzip.compress(gzip.decompress(packed), 1))
+    with pytest.raises(UserError, match="another source"):
+        make(root / "train.json", out=out)
+
+
 def test_photographs_that_are_missing_are_bad_ones(
     competition: Competition, tmp_path: Path, refused: Callable[..., str]
 ) -> None:

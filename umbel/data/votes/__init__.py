@@ -5,7 +5,7 @@ found = aggregate(observations, users, species, authors=authors)      # three co
 found.observation[found.valid], found.label[found.valid]
 """
 
-from umbel.data.votes.aggregate import STRATEGIES, Aggregation, aggregate
+from umbel.data.votes.aggregation import STRATEGIES, Aggregation, aggregate
 from umbel.data.votes.machine import MachineConfig, MachineVotes
 from umbel.data.votes.plantnet import PlantnetConfig
 

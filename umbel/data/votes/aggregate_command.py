@@ -8,7 +8,7 @@ from pathlib import Path
 
 from umbel import __version__
 from umbel.config import to_values
-from umbel.data.votes.aggregate import Aggregation, Strategy, aggregate_votes
+from umbel.data.votes.aggregation import Aggregation, Strategy, aggregate_votes
 from umbel.data.votes.inputs import VotesConfig, load, say_counts, wrong_votes
 from umbel.data.votes.out_folder import new_folder, refuse_taken
 from umbel.data.votes.write import Format, labels_table, soft_table, users_table, write_table

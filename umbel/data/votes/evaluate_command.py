@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from umbel.config import to_values
-from umbel.data.votes.aggregate import Aggregation, Strategy, aggregate_votes
 from umbel.data.votes.aggregate_command import say_found
+from umbel.data.votes.aggregation import Aggregation, Strategy, aggregate_votes
 from umbel.data.votes.inputs import VotesConfig, load, wrong_votes
 from umbel.data.votes.measures import Measures, match_truth, measure, subsets
 from umbel.data.votes.out_folder import new_folder, refuse_taken

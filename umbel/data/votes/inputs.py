@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
 import tyro
 
 from umbel.data.votes.cells import Ties
@@ -24,11 +25,9 @@ class VotesConfig:
     """Votes, what goes with them, and how they are counted."""
 
     votes: Annotated[Path, tyro.conf.Positional]
-    """Votes: Parquet, CSV or JSON lines with the columns observation, user, species and optionally author, machine and
-    score; or answers.json of Pl@ntNet-CrowdSWE."""
+    """Parquet, CSV or JSON lines (observation, user, species; author, machine, score), or CrowdSWE's answers.json."""
     authors: Path | None = None
-    """Authors by observation: authors.txt (a line for each observation number), JSON, or a table (observation,
-    author)."""
+    """Authors by observation: authors.txt (line n for observation n), JSON, or a table (observation, author)."""
     machine_votes: Path | None = None
     """A machine's species by observation: ai_answers.json, or a table (observation, machine)."""
     machine_scores: Path | None = None
@@ -58,6 +57,22 @@ def load(config: VotesConfig, *, quiet: bool = False) -> tuple[Votes, MachineVot
     Raises:
         UserError: a file cannot be used; the message says why.
     """
+    votes, machine = _read(config)
+    # The columns are codes by now; pyarrow would keep their memory, a quarter of what a large aggregation needs.
+    pa.default_memory_pool().release_unused()
+    if quiet:
+        return votes, machine
+    say(
+        f"{config.votes}: {len(votes):,} votes of {len(votes.users):,} users on {len(votes.observations):,} "
+        f"observations, {len(votes.labels):,} species."
+    )
+    say_counts(votes.counts)
+    if not (votes.author >= 0).any():
+        say("no author is known: n_author is 0 for everyone; give --authors where there are some.")
+    return votes, machine
+
+
+def _read(config: VotesConfig) -> tuple[Votes, MachineVotes | None]:
     wanted = ["author"] if config.authors is None else []
     if config.machine.mode != "ignored":
         wanted += ["machine", "score"]
@@ -71,17 +86,7 @@ def load(config: VotesConfig, *, quiet: bool = False) -> tuple[Votes, MachineVot
         if config.machine_scores is not None:
             if machine is None:
                 raise UserError("--machine-scores needs --machine-votes, or a column machine among the votes.")
-            scores = read_by_observation(config.machine_scores, "score")
-            machine = dataclasses.replace(machine, scores=scores)
-    if quiet:
-        return votes, machine
-    say(
-        f"{config.votes}: {len(votes):,} votes of {len(votes.users):,} users on {len(votes.observations):,} "
-        f"observations, {len(votes.labels):,} species."
-    )
-    say_counts(votes.counts)
-    if not (votes.author >= 0).any():
-        say("no author is known: n_author is 0 for everyone; give --authors where there are some.")
+            machine = dataclasses.replace(machine, scores=read_by_observation(config.machine_scores, "score"))
     return votes, machine
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from umbel.data.votes.aggregate import Aggregation
+from umbel.data.votes.aggregation import Aggregation
 from umbel.data.votes.cells import pairs
 from umbel.data.votes.encoded import Votes
 from umbel.data.votes.ids import Codes, factorize, places, refuse_repeats

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from umbel.data.votes.aggregate import Aggregation
+from umbel.data.votes.aggregation import Aggregation
 from umbel.data.votes.measures import Measures, Truth, accuracy_against_kept
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")

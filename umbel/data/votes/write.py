@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from umbel.data.votes.aggregate import Aggregation
+from umbel.data.votes.aggregation import Aggregation
 from umbel.data.votes.ids import Codes, Ids
 
 Format = Literal["parquet", "csv"]
