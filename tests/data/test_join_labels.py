@@ -1,11 +1,12 @@
 """Labels from a file join photographs by observation; those without a valid one stay, unlabeled and counted."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from umbel.data.index import open_shards
@@ -127,9 +128,6 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 
 def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="Parquet is read by pyarrow, which is not installed")
-    from pyarrow import parquet
-
     columns: dict[str, Any] = {
         "observation": [1, 2, 3, 4],
         "label": [7, 10, None, 7],
@@ -137,14 +135,14 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
         "conf": [3.5, None, 1.0, 0.5],
         "votes": [1, 2, 3, 4],
     }
-    parquet.write_table(pyarrow.table(columns), tmp_path / "labels.parquet")
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "labels.parquet")
     text = "observation,label,valid,conf\n1,7,true,3.5\n2,10,true,\n3,,true,1\n4,7,false,0.5\n"
     rows = [photograph(number) for number in (1, 2, 3, 4)]
     by_parquet = joined(read_labels(tmp_path / "labels.parquet"), rows)
     by_csv = joined(labels_of(tmp_path, text), rows)
     assert told(by_parquet) == told(by_csv)
     assert by_parquet.classes == by_csv.classes == ("7", "10")
-    parquet.write_table(pyarrow.table({"observation": [1]}), tmp_path / "short.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"observation": [1]}), tmp_path / "short.parquet")
     with pytest.raises(UserError, match="has no column 'label'; it has: observation"):
         read_labels(tmp_path / "short.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 hello")
@@ -152,10 +150,26 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
         read_labels(tmp_path / "broken.parquet")
 
 
-def test_without_pyarrow_parquet_is_answered_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "labels.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match="pip install pyarrow"):
+def test_what_votes_aggregate_made_is_read_from_its_folder(tmp_path: Path, umbel: Callable[..., Any]) -> None:
+    votes = "observation,user,species,author\n1,a,Rosa,a\n1,b,Rosa,a\n1,c,Rosa,a\n2,a,Rosa,b\n2,b,Salvia,b\n"
+    (tmp_path / "votes.csv").write_text(votes)
+    found = []
+    for kind in ("parquet", "csv"):
+        flags = ("--strategy", "two-thirds", "--format", kind, "--out", tmp_path / kind)
+        assert umbel("votes", "aggregate", tmp_path / "votes.csv", *flags).code == 0
+        found.append(told(joined(read_labels(tmp_path / kind), [photograph(n) for n in (1, 2, 3)])))
+    assert found[0] == found[1]
+    (label, name, metadata), *others = found[0]
+    assert (label, name, metadata["valid"], metadata["acc"]) == (0, "Rosa", True, 1.0)
+    assert [row[:2] for row in others] == [(None, None), (None, None)]
+    with pytest.raises(UserError, match=r"holds neither labels.parquet nor labels.csv"):
+        read_labels(tmp_path)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    table = pyarrow.table({"observation": [1], "label": ["a"]}, metadata={"umbel": '{"format": 2}'})
+    pyarrow.parquet.write_table(table, tmp_path / "labels.parquet")
+    with pytest.raises(UserError, match="has format 2; this Umbel reads format 1"):
         read_labels(tmp_path / "labels.parquet")
 
 

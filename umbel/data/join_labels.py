@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import dataclasses
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from umbel.data.photograph_set import LazyRows, Photograph, PhotographSet
 from umbel.data.table import read_table
 from umbel.run import UserError, say
 
+FILES = ("labels.parquet", "labels.csv")
 NUMBERS = ("conf", "acc", "weight")
 """Columns of numbers that go into the samples' JSON."""
 
@@ -36,11 +38,16 @@ class Labels:
 
 
 def read_labels(path: Path) -> Labels:
-    """Read a CSV or Parquet file of labels.
+    """Read a CSV or Parquet file of labels, or those in the folder that `umbel votes aggregate` made.
 
     Raises:
-        UserError: no such file, a missing column, a value that is none, an observation twice.
+        UserError: no such file, a missing column, a value that is none, an observation twice, a newer format.
     """
+    if path.is_dir():
+        there = [path / name for name in FILES if (path / name).is_file()]
+        if not there:
+            raise UserError(f"--labels {path} holds neither {' nor '.join(FILES)}: give what `umbel votes` made.")
+        path = there[0]
     if not path.is_file():
         raise UserError(f"--labels {path}: there is no such file.")
     observations: list[str] = []
@@ -154,12 +161,13 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.suffix.lower() not in (".parquet", ".pq"):
         yield from read_table(path, needed=("observation", "label"))
         return
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise UserError(f"--labels {path}: pip install pyarrow to read Parquet, or give a CSV file.") from error
+    from pyarrow import ArrowException, parquet  # processes that convert photographs do without
+
     try:
         with parquet.ParquetFile(path) as file:
+            told = json.loads((file.schema_arrow.metadata or {}).get(b"umbel", b'{"format": 1}'))["format"]
+            if told != 1:
+                raise UserError(f"--labels {path} has format {told}; this Umbel reads format 1: upgrade Umbel.")
             there = file.schema_arrow.names
             columns = [name for name in ("observation", "label", "valid", *NUMBERS) if name in there]
             missing = {"observation", "label"} - set(columns)

@@ -1,4 +1,4 @@
-"""Writing labels, users and soft labels as Parquet or CSV; `labels_file` reads the labels again."""
+"""Writing labels, users and soft labels as Parquet or CSV; `umbel shards make ... --labels` reads the labels."""
 
 from __future__ import annotations
 
