@@ -208,6 +208,14 @@ def test_the_nearest_command_is_found_behind_a_long_line(umbel: Callable[..., An
     assert "did you mean 'pretrain'?" in err
 
 
+def test_that_nobody_reads_on_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "umbel", "--help"], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("words", [["--verbose"], ["--out", "x"], [""]])
 def test_flags_without_a_command_are_named(words: list[str], umbel: Callable[..., Any]) -> None:
     code, _, err = umbel(*words)

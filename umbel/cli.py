@@ -96,6 +96,17 @@ def find(arguments: Sequence[str]) -> tuple[str, list[str]] | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code (umbel.run has their meanings)."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `umbel ... | head`: nobody reads on. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) in (["--version"], ["-V"]):
         print(f"umbel {__version__}")
@@ -121,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("umbel: interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno not in _USER_ERRNO:
             traceback.print_exc()

@@ -48,7 +48,12 @@ def sets(tmp_path: Path, write_tar: WriteTar) -> tuple[Path, Path]:
     write_tar(mine / "train-000000.tar", train)
     test = {"q0.jpg": smooth(50), "q1.jpg": recompressed(smooth(2)), "q0.json": told(11), "q1.json": told(99)}
     write_tar(mine / "test-000000.tar", test)
-    other = {"a.jpg": smooth(3), "b.jpg": recompressed(smooth(50)), "c.jpg": smooth(70), "c.json": told("twelve")}
+    other = {
+        "a.jpg": smooth(3),
+        "b.jpg": recompressed(smooth(50)),
+        "c.jpg": smooth(70),
+        "c.json": b'{"obs_id": "twelve"}',
+    }
     write_tar(theirs / "test-000000.tar", other)
     return mine, theirs
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from umbel.data.names import Names
-from umbel.data.photograph_set import LazyRows, Photograph, PhotographSet
+from umbel.data.photograph_set import LazyRows, Photograph, PhotographSet, observation_of
 from umbel.data.table import read_table
 from umbel.run import UserError, say
 
@@ -126,13 +126,8 @@ def _relabeled(photograph: Photograph, labels: Labels, row: int, number: Mapping
     )
 
 
-def _observation_of(photograph: Photograph) -> object:
-    return next((photograph.metadata[name] for name in OBSERVATION_FIELDS if name in photograph.metadata), None)
-
-
-OBSERVATION_FIELDS = ("observation", "observation_id", "obs_id")
 IDENTITIES: dict[str, Callable[[Photograph], object]] = {
-    "observation id": _observation_of,
+    "observation id": lambda photograph: observation_of(photograph.metadata),
     "image id": lambda photograph: photograph.metadata.get("image_id"),
     "file name": lambda photograph: PurePosixPath(photograph.path).stem,
     "key": lambda photograph: photograph.key,

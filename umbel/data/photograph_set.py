@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
+OBSERVATION_FIELDS = ("observation", "observation_id", "obs_id")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Photograph:
@@ -62,6 +64,11 @@ class PhotographSet:
 
     def __len__(self) -> int:
         return sum(map(len, self.splits.values()))
+
+
+def observation_of(metadata: Mapping[str, object]) -> object:
+    """The observation (one plant, one day, one or more photographs) that metadata names, by any of the usual names."""
+    return next((metadata[name] for name in OBSERVATION_FIELDS if metadata.get(name) is not None), None)
 
 
 def key_of(file: Path) -> str:

@@ -15,6 +15,7 @@ from umbel.data.duplicates import Prints
 from umbel.data.index import ShardSet
 from umbel.data.perceptual_hash import perceptual_hash
 from umbel.data.photograph import BadPhotographError
+from umbel.data.photograph_set import observation_of
 from umbel.data.reader import ShardReader
 from umbel.data.unreadable import UnreadableShardError
 from umbel.run import Bar, UserError
@@ -112,5 +113,5 @@ def observation(metadata: bytes) -> str:
         values = json.loads(metadata or b"{}")
     except (ValueError, RecursionError):
         return ""
-    found = values.get("observation") if isinstance(values, dict) else None
+    found = observation_of(values) if isinstance(values, dict) else None
     return "" if found is None else str(found)
