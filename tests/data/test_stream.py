@@ -54,6 +54,12 @@ def test_an_archive_may_be_rooted_anywhere(root: str, tmp_path: Path, write_tar:
     assert list(stream_members(write_tar(tmp_path / "a.tar", moved), WANTED)) == expected()
 
 
+def test_files_of_one_name_in_two_folders_are_two(tmp_path: Path, write_tar: WriteTar) -> None:
+    path = write_tar(tmp_path / "a.tar", {"train/rosa/1.jpg": b"rosa", "train/salvia/1.jpg": b"salvia"})
+    found = list(stream_members(path, ["train/salvia/1.jpg", "train/rosa/1.jpg", "train/acer/1.jpg"]))
+    assert found == [(1, b"rosa"), (0, b"salvia"), (2, "it is not in a.tar")]
+
+
 def test_strangers_folders_links_and_second_copies_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:

@@ -181,4 +181,4 @@ def _say_licenses(out: Path) -> None:
     licenses, holders = (told[name] for name in TALLIED.values())
     for name, count in list(licenses.items())[:TOLD]:
         say(f"license: {count:,} photographs: {name}")
-    say(f"{len(licenses):,} licenses and {len(holders):,} rights holders, counted in {file}")
+    say(f"licenses: {len(licenses):,}, rights holders: {len(holders):,}; counted in {file}")

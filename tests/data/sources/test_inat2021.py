@@ -165,7 +165,7 @@ def test_plants_are_taken_with_taxonomy_license_and_holder(
     said = capsys.readouterr().out
     assert "train: 3 species of kingdom Plantae (the competition: 4,271) among 5; 18 of 30 images" in said
     assert "license: 6 photographs: Attribution" in said
-    assert "3 licenses and 2 rights holders" in said
+    assert "licenses: 3, rights holders: 2; counted in" in said
 
 
 def test_coordinates_are_kept_when_asked_for_alone(competition: Competition, tmp_path: Path) -> None:

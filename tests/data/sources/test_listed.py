@@ -39,7 +39,7 @@ def listed(*rows: Row) -> PhotographSet:
 def test_a_table_becomes_shards(photographs: Photographs, tmp_path: Path, umbel: Umbel) -> None:
     source = photographs(["x/a.jpg", "x/b.jpg", "c.jpg", "d.jpg"])
     (source / "list.csv").write_text(
-        "path,class,split,organ,license\nx/a.jpg,salvia,valid,leaf,CC0\nx/b.jpg,rosa,,flower,\nc.jpg,rosa,test,,CC0\n"
+        "path,class,split,organ,license\nx/a.jpg,salvia,valid,leaf,CC0\nx/b.jpg,rosa,,flower,\nc.jpg,rosa,TEST,,CC0\n"
         f"{source}/d.jpg,,unlabelled,,\n"
     )
     code, out, _ = umbel("shards", "make", "csv", source / "list.csv", "--out", tmp_path / "out")
