@@ -184,18 +184,18 @@ def decoding_alone(jpgs: list[bytes]) -> float:
 
 
 def rate(source: contextlib.AbstractContextManager[Iterator[Any]], use: Callable[[Any], object], count: int) -> float:
-    """Images a second from the first batch's arrival (workers have started) to the last one's use."""
-    seen, batches = 0, 0
+    """Images a second after the first batch of each worker: these are made side by side and arrive together."""
+    batches, started = 0, time.perf_counter()
     with source as items:
-        started = time.perf_counter()
         for item in items:
             use(item)
-            if not batches:
-                started = time.perf_counter()
             batches += 1
+            if batches == WORKERS:
+                started = time.perf_counter()
         seconds = time.perf_counter() - started
-    seen = count * (batches - 1) / batches
-    return seen / seconds
+    if batches < 3 * WORKERS:
+        raise SystemExit(f"{batches} batches are too few to time: raise --count, or lower --batch.")
+    return count * (batches - WORKERS) / batches / seconds
 
 
 class PillowViews(torchvision.datasets.ImageFolder):

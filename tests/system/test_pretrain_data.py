@@ -90,6 +90,17 @@ def test_a_shard_that_cannot_be_fetched_ends_training_or_is_skipped_and_counted(
     assert all("train-000001.tar cannot be read" in row["reason"] for row in named)
 
 
+def test_a_server_that_stands_still_ends_training_by_the_timeout_and_names_the_shard(
+    pretrain: Callable[..., Any], made_shards: Any, server: Any
+) -> None:
+    made_shards()
+    for number in range(2):
+        server.trouble[f"train-00000{number}.tar"] = ["stall"] * 9
+    code, _, err = pretrain(f"{server.url}/shards", "--train.batch", 2, "--reader.timeout", 1)
+    assert code == 3, err
+    assert "gave no sign of life for 1 s while reading shard http" in err
+
+
 def test_mixed_sets_with_an_epoch_of_stated_length(
     pretrain: Callable[..., Any], foreign_shards: Any, photographs: Any, tmp_path: Path
 ) -> None:
