@@ -321,7 +321,9 @@ def test_a_weight_that_is_no_number_is_named(content: bytes, tmp_path: Path, wri
         read(dataset(folder, weights=True), batch=4, last=1)
 
 
-def test_a_workers_canvas_is_already_in_shared_memory(foreign_shards: Foreign) -> None:
+def test_a_workers_canvas_is_already_in_shared_memory(foreign_shards: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no pool of canvases, they must not be copied either."""
+    monkeypatch.setattr("umbel.data.workers.canvas_pool", lambda *_: None)
     (batch,) = read(dataset(foreign_shards()), last=1, workers=1)
     assert batch.canvas.is_shared()
     (alone,) = read(dataset(foreign_shards(folder="other")), last=1)

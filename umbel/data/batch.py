@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
+
+from umbel.data.canvas_pool import Place
 
 
 @dataclass(kw_only=True)
@@ -25,8 +28,19 @@ class Batch:
     label: np.ndarray  # (B,) int64, -1 without; of a filled slot too, since its photograph is another's
     bad: list[tuple[int, str]]
     """Samples that could not be read, with the reason; their slots hold another sample's photograph."""
+    place: Place | None = None
+    """Where a worker's canvas lies in the memory that it shares with the trainer."""
     weight: np.ndarray | None = None  # (B,) float32, where asked for; 0 in a filled slot
     text: list[str] | None = None  # B, where asked for; empty in a filled slot
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A canvas in shared memory stays where it is."""
+        return self.__dict__ | ({} if self.place is None else {"canvas": None})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.place is not None:
+            self.canvas, self.place = self.place.received(), None
 
     def pin_memory(self) -> Batch:
         """Called by the DataLoader where batches go to a GPU."""
@@ -43,22 +57,30 @@ def fill_slots(images: Sequence[Tensor | None]) -> list[Tensor]:
     return filled
 
 
-def to_canvas(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def canvas_shape(images: Sequence[Tensor]) -> tuple[int, int, int]:
+    """B, H and W of the canvas that images (3, H_i, W_i) need."""
+    return len(images), max(image.shape[1] for image in images), max(image.shape[2] for image in images)
+
+
+def to_canvas(images: Sequence[Tensor], place: Place | None = None) -> tuple[Tensor, Tensor]:
     """Images of several sizes in the upper left corners of one tensor.
 
     Args:
         images: B tensors (3, H_i, W_i) uint8.
+        place: shared memory to put them into, of their `canvas_shape`.
 
     Returns:
         (B, 3, max H_i, max W_i) uint8, zero outside; (B, 2) int64 true sizes.
     """
-    size = torch.tensor([image.shape[1:] for image in images])
-    height, width = (int(side) for side in size.amax(0))
     # Channels last in memory, as the decoder gives them: rows are copied whole.
-    canvas = _zeros((len(images), height, width, 3)).permute(0, 3, 1, 2)
+    canvas = _zeros((*canvas_shape(images), 3)).permute(0, 3, 1, 2) if place is None else place.canvas()
     for row, image in enumerate(images):
-        canvas[row, :, : image.shape[1], : image.shape[2]] = image
-    return canvas, size
+        height, width = image.shape[1:]
+        canvas[row, :, :height, :width] = image
+        if place is not None:  # an older canvas is still there
+            canvas[row, :, :height, width:] = 0
+            canvas[row, :, height:] = 0
+    return canvas, torch.tensor([image.shape[1:] for image in images])
 
 
 def _zeros(shape: tuple[int, ...]) -> Tensor:

@@ -17,7 +17,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from umbel.data.batch import Batch, fill_slots, to_canvas
+from umbel.data.batch import Batch, canvas_shape, fill_slots, to_canvas
+from umbel.data.canvas_pool import CanvasPool
 from umbel.data.decode import decode
 from umbel.data.index import ShardSet
 from umbel.data.order import Mix, epoch_order, epoch_windows
@@ -61,6 +62,8 @@ class TrainingDataset(Dataset[Batch]):
     ) -> None:
         self.mix = shards.mix or Mix(shards=(len(shards.shards),), weights=(1,), epoch=len(shards))
         self.reader = ShardReader(shards, window=window * len(self.mix.shards))
+        self.pool: CanvasPool | None = None
+        """Memory that workers put canvases into."""
         self.seed, self.canvas, self.window = seed, canvas, window
         self.unreadable_shards, self.weights, self.text = unreadable_shards, weights, text
         counts = np.array([shard.count for shard in shards.shards])
@@ -95,7 +98,9 @@ class TrainingDataset(Dataset[Batch]):
                     raise
                 images.append(None)
                 bad.append((int(number), str(error)))
-        canvas, size = to_canvas(fill_slots(images))
+        filled = fill_slots(images)
+        place = None if self.pool is None else self.pool.take(canvas_shape(filled))
+        canvas, size = to_canvas(filled, place)
         good = np.array([image is not None for image in images])
         label = np.where(good, self.reader.shards.members["label"][sample], -1).astype(np.int64)
         weight = text = None
@@ -112,6 +117,7 @@ class TrainingDataset(Dataset[Batch]):
             sample=sample,
             label=label,
             bad=bad,
+            place=place,
             weight=weight,
             text=text,
         )

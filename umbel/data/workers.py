@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from umbel.data.canvas_pool import canvas_pool
 from umbel.data.order import CursorSampler
 from umbel.data.training import TrainingDataset
 from umbel.run import TrainingError, UserError
@@ -110,6 +111,7 @@ def training_batches(
     """
     notes = WorkerNotes(workers)
     dataset.reader.progress = notes.reads
+    dataset.pool = canvas_pool(workers, _micro_batch(sampler), dataset.canvas)
     watch = _Watch(dataset, notes, timeout)
     loader: DataLoader[Any] = DataLoader(
         _Collated(dataset, collate, notes),
@@ -233,6 +235,13 @@ def _end(children: Sequence[BaseProcess]) -> None:
 
 def _place(dataset: TrainingDataset, shard: int) -> str:
     return dataset.reader.shards.shards[shard].place
+
+
+def _micro_batch(sampler: Batches) -> int:
+    """The most samples that come at a time."""
+    if isinstance(sampler, CursorSampler):
+        return sampler.slices.micro_batch
+    return max(map(len, sampler), default=0)
 
 
 def _as_it_is(item: Any) -> Any:
