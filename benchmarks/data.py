@@ -5,12 +5,15 @@ python benchmarks/data.py PHOTOGRAPHS ...     (folders of JPEG files or of shard
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command sets it, before torch is imported
+
 import argparse
 import contextlib
 import io
 import itertools
 import multiprocessing
-import os
 import platform
 import statistics
 import subprocess

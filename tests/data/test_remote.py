@@ -74,7 +74,7 @@ def test_an_index_that_changes_is_fetched_again(server: Any, made_shards: Made, 
     made_shards()
     first = open_shards(f"{server.url}/shards").fingerprint()
     (tmp_path / "shards").rename(tmp_path / "old")
-    made_shards(quality=50)
+    made_shards(shorter_side=20)
     assert open_shards(f"{server.url}/shards").fingerprint() != first
 
 
