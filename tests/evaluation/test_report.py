@@ -27,7 +27,7 @@ from umbel.evaluation.fewshot import interval
 from umbel.evaluation.hashing import Codes
 from umbel.evaluation.probe_rows import ProbeRow
 from umbel.evaluation.report import ReportConfig, run, write_report
-from umbel.evaluation.report_html import Markup, tag
+from umbel.evaluation.report_html import Markup, table, tag
 from umbel.evaluation.report_pictures import choose, components_as_colors, patch_grid
 from umbel.evaluation.report_style import STYLE
 from umbel.evaluation.report_words import duration, health, verdict
@@ -524,3 +524,8 @@ def test_a_phone_scrolls_no_page_sideways(full_run: Path, tmp_path: Path) -> Non
     found = re.search(r"<title>widths (\d+) (\d+)</title>", done.stdout)
     assert found, done.stderr[-2000:]
     assert (found[1], found[2]) == ("390", "390")
+
+
+def test_a_row_that_does_not_fit_its_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="every row must have 2 cells"):
+        table(("a", "b"), [("1", "2"), ("1", "2", "3")], name="t", caption="c")

@@ -54,7 +54,12 @@ def table(
     Args:
         name: what the box is called to those who do not see it.
         best: rows that are set in bold.
+
+    Raises:
+        ValueError: a row has more or fewer cells than the head.
     """
+    if any(len(row) != len(head) for row in rows):
+        raise ValueError(f"table '{name}': every row must have {len(head)} cells, as its head has")
     header = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head)))
     body = []
     for number, row in enumerate(rows):

@@ -64,16 +64,7 @@ def hashing(told: dict[str, Any], codes: Codes | None) -> Markup:
         told_health = [f"{health[name]:.3f}" if name in health else "–" for name in ("imbalance", "correlation")]
         told_health.append(str(health.get("constant", "–")))
         bits = "–" if score["bits"] is None else str(score["bits"])
-        rows.append(
-            (
-                score["name"],
-                bits,
-                score["distance"],
-                percent(score["map"]),
-                *told_health,
-                str(health.get("constant", "–")),
-            )
-        )
+        rows.append((score["name"], bits, score["distance"], percent(score["map"]), *told_health))
     head = ("Features", "Bits", "Distance", "mAP", "Imbalance", "Correlation", "Constant bits")
     return join(
         tag("p", hashing_verdict(scores)),
