@@ -94,7 +94,7 @@ def write_set(folder: Path, sources: Sequence[bytes | Path], count: int, size: t
     (folder / "files" / "all").mkdir(parents=True)
     jpgs = []
     for source in sources:
-        image = read_photograph(source if isinstance(source, Path) else io.BytesIO(source))  # type: ignore[arg-type]
+        image = read_photograph(source)
         height, width = size if image.width >= image.height else size[::-1]
         buffer = io.BytesIO()
         ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
