@@ -352,10 +352,34 @@ def test_an_exception_that_nobody_foresaw_shows_its_traceback() -> None:
 def test_an_odd_error_of_the_system_shows_its_traceback(
     ends_with: Callable[..., None], umbel: Callable[..., Any]
 ) -> None:
-    ends_with(OSError(errno.EIO, "Input/output error"))
+    ends_with(OSError(errno.EBADF, "Bad file descriptor"))
     code, _, err = umbel("doctor")
     assert code == 1
     assert "Traceback" in err
+
+
+def test_a_setting_is_refused_without_naming_its_class(refused: Callable[..., str], tmp_path: Path) -> None:
+    said = refused("votes", "simulate", "--out", tmp_path / "crowd", "--extra-votes", "-3")
+    assert said.startswith("umbel: extra_votes must lie between 0 and 100, not be -3; `umbel votes simulate --help`")
+
+
+@pytest.mark.parametrize("kind", ["long", "dangling"])
+def test_a_place_that_the_system_refuses_is_named(kind: str, refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    out = tmp_path / ("x" * 300 if kind == "long" else "dangling")
+    words = {"long": "File name too long", "dangling": "File exists"}
+    assert words[kind] in refused("shards", "make", "synthetic", "--train", 2, "--test", 0, "--out", out)
+
+
+def test_a_name_that_the_terminal_cannot_show_is_shown_with_question_marks(
+    tmp_path: Path, jpeg: Callable[..., bytes], write_tar: Callable[..., Path]
+) -> None:
+    write_tar(tmp_path / "train-000000.tar", {"a.jpg": jpeg(), "a.cls": b"0"})
+    (tmp_path / "classes.txt").write_text("蒲公英\n")
+    command = [sys.executable, "-m", "umbel", "shards", "show", str(tmp_path), "--out", str(tmp_path / "sheet.png")]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"1  ???" in done.stdout
 
 
 def test_the_exit_code_reaches_the_shell(tmp_path: Path) -> None:

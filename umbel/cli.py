@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import itertools
 import os
 import sys
@@ -67,7 +68,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("umbel.doctor:run", "Say what this machine has and what Umbel will use of it"),
 }
 
-_USER_ERRNO = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EDQUOT}
+# What files and disks refuse, wherever it happens: the message names the file.
+_USER_ERRNO = {
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT,
+    errno.ENOMEM, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
 
 
 def usage(prefix: str = "") -> str:
@@ -96,6 +101,9 @@ def find(arguments: Sequence[str]) -> tuple[str, list[str]] | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code (umbel.run has their meanings)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal cannot show must not end a command
     try:
         code = _run(arguments)
         sys.stdout.flush()

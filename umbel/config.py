@@ -233,5 +233,6 @@ def box_as_sentence(box: str) -> str:
             sections.append([])
         elif line:
             sections[-1].append(line)
-    told = [" ".join(words).rstrip(".") for words in sections if words]
+    # A check of the configuration's own comes with the class's name in front, which is none of the user's.
+    told = [re.sub(r"^Error parsing \w+: ", "", " ".join(words)).rstrip(".") for words in sections if words]
     return "; ".join(text for text in told if not text.startswith(("For full helptext", "Argument helptext")))

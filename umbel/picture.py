@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from umbel.run import UserError
+from umbel.run import UserError, write_atomic
 
 
 def check_picture(out: Path, command: str) -> None:
@@ -30,16 +31,16 @@ def save_picture(picture: Image.Image, out: Path, command: str) -> None:
     """
     check_picture(out, command)
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.tmp.png")
     marked = PngInfo()
     marked.add_text("Software", command)
-    picture.save(beside, pnginfo=marked)
-    beside.replace(out)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=marked)
+    write_atomic(out, buffer.getvalue())
 
 
 def _is_from(path: Path, command: str) -> bool:
     try:
         with Image.open(path) as image:
             return image.info.get("Software") == command
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False

@@ -70,7 +70,7 @@ def test_copies_within_a_set_and_across_its_splits_are_told(sets: tuple[Path, Pa
 
 
 def test_the_table_names_every_copy_in_the_other_set(sets: tuple[Path, Path], umbel: Umbel, tmp_path: Path) -> None:
-    table = tmp_path / "copies.csv"
+    table = tmp_path / "not" / "there" / "copies.csv"
     code, out, _ = umbel("shards", "check", sets[0], "--against", sets[1], "--out", table)
     assert code == 0
     assert f"photographs of train also in {sets[1]} (test): 1 byte for byte, 0 nearly." in out

@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image
 
-from umbel.data.contact_sheet import GAP, TILE, TITLE, Row, contact_sheet, shortened
+from umbel.data.contact_sheet import GAP, TILE, TITLE, Row, contact_sheet, label_font, shortened
 from umbel.data.index import open_shards
 from umbel.data.reader import ShardReader
 
@@ -130,10 +132,11 @@ def test_damaged_photographs_are_counted(
 
 
 def test_a_long_or_foreign_name_fits_the_sheet() -> None:
-    font = ImageFont.load_default(13)
+    font = label_font()
     assert font.getlength(shortened("Taraxacum officinale " * 20, font, 200)) <= 200
     assert shortened("Taraxacum " * 20, font, 200).endswith("...")
     assert shortened("Mentha × piperita", font, 400) == "Mentha × piperita"
+    assert shortened("Käsemalve\nČeská", font, 400) == "Käsemalve Česká"
     assert shortened("蒲公英", font, 400) == "???"
 
 
@@ -144,3 +147,28 @@ def test_no_other_file_is_replaced(foreign_shards: Foreign, refused: Refused, tm
     assert "is no sheet of Umbel's" in refused("shards", "show", foreign_shards(), "--out", mine)
     assert mine.read_bytes() == before
     assert "must end in .png" in refused("shards", "show", tmp_path / "foreign", "--out", tmp_path / "mine.jpg")
+
+
+def test_classes_of_one_name_are_told_apart(
+    tmp_path: Path, jpeg: Callable[..., bytes], write_tar: WriteTar, umbel: Umbel
+) -> None:
+    members = {f"{n}.jpg": jpeg(n) for n in range(3)} | {f"{n}.cls": str(min(n, 1)).encode() for n in range(3)}
+    write_tar(tmp_path / "train-000000.tar", members)
+    (tmp_path / "classes.txt").write_text("Rosa\nRosa\n")
+    facts = json.loads(umbel("shards", "show", tmp_path, "--out", tmp_path / "sheet.png", "--json").out)
+    assert facts["classes"] == {"Rosa (label 1)": 2, "Rosa (label 0)": 1}
+
+
+def test_a_sheet_that_no_memory_holds_is_refused(foreign_shards: Foreign, refused: Refused, tmp_path: Path) -> None:
+    flags = ("--out", tmp_path / "sheet.png", "--columns", 100_000)
+    assert "columns must be at most 100, not 100000" in refused("shards", "show", foreign_shards(), *flags)
+
+
+def test_a_picture_of_absurd_size_is_another_file(foreign_shards: Foreign, refused: Refused, tmp_path: Path) -> None:
+    header = struct.pack(">II", 60_000, 60_000) + b"\x08\x02\x00\x00\x00"
+    chunk = b"IHDR" + header
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    said = refused("shards", "show", foreign_shards(), "--out", tmp_path / "bomb.png")
+    assert "is no sheet of Umbel's" in said
+    assert (tmp_path / "bomb.png").read_bytes() == bomb

@@ -25,7 +25,7 @@ class CheckConfig:
     """Read every sample of a set of shards: sums, headers, keys, labels, photographs; and tell which repeat others."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """A folder of shards, a shard, or a brace pattern."""
+    """A folder of shards, a shard, a brace pattern, or a URL of any of these."""
     against: str | None = None
     """Other shards, say those of an evaluation: tell which photographs and observations of DATA stand there too."""
     distance: int = 64

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 TILE, GAP, TITLE = 112, 6, 20
+FONT = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,7 @@ def contact_sheet(rows: Sequence[Row], *, columns: int) -> Image.Image:
     height = sum(TITLE + count * (TILE + GAP) for count in lines) + GAP
     sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, height), "white")
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
+    font = label_font()
     top = GAP
     for row, count in zip(rows, lines, strict=True):
         pen.text((GAP, top), shortened(row.title, font, sheet.width - 2 * GAP), fill="black", font=font)
@@ -47,9 +51,20 @@ def tile(photograph: Tensor) -> Image.Image:
     return square
 
 
-def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Text cut to a width in pixels; characters that the built-in font lacks become question marks."""
-    shown = text.encode("latin-1", "replace").decode("latin-1")
+def label_font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings along: species' names need more letters than Pillow's own font has."""
+    return ImageFont.truetype(FONT, 13)
+
+
+@functools.cache
+def letters() -> frozenset[int]:
+    """The characters that the font has."""
+    return frozenset(FT2Font(FONT).get_charmap())
+
+
+def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Text on one line, cut to a width in pixels; characters that the font lacks become question marks."""
+    shown = "".join(letter if ord(letter) in letters() else "?" for letter in " ".join(text.split()))
     while shown and font.getlength(shown) > width:
         shown = shown.removesuffix("...")[:-1] + "..." if shown != "..." else ""
     return shown

@@ -116,10 +116,11 @@ def _say_observations(mine: np.ndarray, theirs: np.ndarray, place: str) -> None:
 
 
 def refuse_other(out: Path) -> None:
-    """Keep a table from replacing what is not one.
+    """Keep a table from replacing what is not one; its folder is made.
 
     Raises:
         UserError: `out` is a folder, or a file that this report did not write.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_dir() or (out.exists() and not out.read_bytes().startswith(",".join(HEADER).encode())):
         raise UserError(f"{out} is there and is no table of duplicates: choose another --out.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +31,7 @@ class ShowConfig:
     """Show a set of shards: contact sheet, images by class, sizes, channel mean and deviation."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """A folder of shards, a shard, or a brace pattern."""
+    """A folder of shards, a shard, a brace pattern, or a URL of any of these."""
     out: Path = Path("shards.png")
     """The contact sheet (PNG); an older one is replaced."""
     classes: int = 12
@@ -48,6 +49,9 @@ class ShowConfig:
         for name, low in (("classes", 1), ("columns", 1), ("sample", 1), ("seed", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        for name, high in (("classes", 1000), ("columns", 100)):
+            if getattr(self, name) > high:
+                raise ValueError(f"{name} must be at most {high}, not {getattr(self, name)}")
 
 
 def show(config: ShowConfig) -> None:
@@ -85,13 +89,15 @@ def images_by_class(shards: ShardSet) -> dict[str, int]:
     """Images of each class, the largest first; classes without images are listed too."""
     labels = shards.members["label"]
     counts = np.bincount(labels[labels >= 0], minlength=len(shards.classes))
-    order = np.argsort(-counts, kind="stable")
-    return {class_name(shards, int(label)): int(counts[label]) for label in order}
+    names = class_names(shards, len(counts))
+    return {names[label]: int(counts[label]) for label in np.argsort(-counts, kind="stable")}
 
 
-def class_name(shards: ShardSet, label: int) -> str:
-    """A label's name; its number where classes.txt does not name it."""
-    return shards.classes[label] if label < len(shards.classes) else f"class {label}"
+def class_names(shards: ShardSet, count: int) -> list[str]:
+    """The names of labels below `count`: with the number where several share a name, or where they have none."""
+    often = Counter(shards.classes)
+    names = [name if often[name] == 1 else f"{name} (label {label})" for label, name in enumerate(shards.classes)]
+    return names + [f"class {label}" for label in range(len(names), count)]
 
 
 def statistics(shards: ShardSet, sample: int, seed: int) -> dict[str, Any]:
@@ -181,12 +187,13 @@ def sheet_rows(shards: ShardSet, config: ShowConfig) -> list[Row]:
     if not len(present):
         chosen = generator.permutation(len(shards))[: config.columns * config.classes]
         return [Row(title=f"{len(shards):,} images without labels", photographs=_decoded(reader, chosen))]
+    names = class_names(shards, len(counts))
     ranked = present[np.argsort(-counts[present], kind="stable")]
     picked = ranked[np.unique(np.linspace(0, len(ranked) - 1, min(config.classes, len(ranked))).round().astype(int))]
     rows = []
     for label in picked.tolist():
         chosen = generator.permutation(np.flatnonzero(labels == label))[: config.columns]
-        title = f"{class_name(shards, label)}: {counts[label]:,} images"
+        title = f"{names[label]}: {counts[label]:,} images"
         rows.append(Row(title=title, photographs=_decoded(reader, chosen)))
     return rows
 

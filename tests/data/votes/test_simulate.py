@@ -118,6 +118,8 @@ def test_experts_outweigh_and_spammers_do_not(crowd: Crowd) -> None:
         ({"extra_votes": -0.1}, "extra_votes must lie between 0 and 100"),
         ({"experts": 0.5, "spammers": 0.6}, "together at most 1"),
         ({"colluders": -0.1}, "together at most 1"),
+        ({"experts": float("nan")}, "together at most 1"),
+        ({"observations": 10**20}, "observations must be at most 100,000,000"),
     ],
 )
 def test_settings_out_of_range_are_named(settings: Any, words: str) -> None:

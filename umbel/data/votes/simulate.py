@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 KINDS = ("novice", "expert", "spammer", "colluder")
 NOVICE, EXPERT, SPAMMER, COLLUDER = range(4)
 LOOK_ALIKES = 5
+MOST = 100_000_000
+"""Observations, users or species: more than any crowd has, and fewer than memory would end with."""
 Ints = NDArray[np.int64]
 
 
@@ -44,10 +46,13 @@ class CrowdConfig:
         for name, least in (("observations", 1), ("users", 1), ("species", LOOK_ALIKES + 1), ("group", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("observations", "users", "species"):
+            if getattr(self, name) > MOST:
+                raise ValueError(f"{name} must be at most {MOST:,}, not {getattr(self, name)}")
         if not 0 <= self.extra_votes <= 100:
             raise ValueError(f"extra_votes must lie between 0 and 100, not be {self.extra_votes:g}")
         shares = (self.experts, self.spammers, self.colluders)
-        if min(shares) < 0 or sum(shares) > 1:
+        if not (all(share >= 0 for share in shares) and sum(shares) <= 1):
             raise ValueError("experts, spammers and colluders are shares of the users, together at most 1")
 
 
