@@ -55,7 +55,13 @@ def make(out: Path, make_sample: MakeSample, count: int = 8, **settings: Any) ->
     """Write numbers that arrive as an archive's would: neighbors go into different shards, 4 in each."""
     order = [place for first in range(-(-count // 4)) for place in range(first, count, -(-count // 4))]
     plan = [Scattered(split="train", rows=range(count), order=order, shard_size=4)]
-    keywords = {"source": {"source": "numbers", "of": count}, "classes": ["a", "b"], "workers": 1, "max_bad": 1.0, "force": False}
+    keywords = {
+        "source": {"source": "numbers", "of": count},
+        "classes": ["a", "b"],
+        "workers": 1,
+        "max_bad": 1.0,
+        "force": False,
+    }
     return write_shards(out, plan, make_sample, title="writing", **(keywords | settings))  # type: ignore[arg-type]
 
 
@@ -270,8 +276,6 @@ def test_finished_shards_without_an_index_are_not_thrown_away(tmp_path: Path, co
 def test_a_folder_in_which_nothing_was_begun_is_taken_for_another_source(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="bad"):
         make(tmp_path / "out", StopsAt(0, UserError("bad")), 20)
-    for path in (tmp_path / "out").iterdir():
-        path.unlink() if path.name != "source.json" else None
     assert make(tmp_path / "out", MakeSample(), 8) == {}
 
 

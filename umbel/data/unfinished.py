@@ -73,7 +73,9 @@ class UnfinishedShards:
             self.save()
 
     def save(self) -> None:
-        """Make all that was added durable."""
+        """Make all that was added durable; of nothing there is no journal."""
+        if not self.taken:
+            return
         self._whole = False
         touched = list(self._waiting)
         for name in touched:
