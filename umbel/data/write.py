@@ -86,7 +86,7 @@ def _convert_all(
     """Convert what the journal does not tell of; returns all bad items."""
     total = sum(counts.values())
     shards = UnfinishedShards(out, counts)
-    _refuse_too_many(shards.bad, max_bad, total)
+    _refuse_too_many(out, shards.bad, max_bad, total)
     workers = min(workers, total - shards.taken)
     converted = contextlib.closing(convert_in_order(items_of(plan, shards.taken), make, workers))
     with Bar(title, total, done=shards.taken) as bar, converted as results:
@@ -94,7 +94,7 @@ def _convert_all(
             for result in results:
                 shards.add(result)
                 if shards.taken % LOOK_EVERY == 0 or shards.taken == total:
-                    _refuse_too_many(shards.bad, max_bad, total)
+                    _refuse_too_many(out, shards.bad, max_bad, total)
                 bar.advance()
         except DamagedArchiveError:
             shards.discard()
@@ -106,12 +106,12 @@ def _convert_all(
     return shards.bad
 
 
-def _refuse_too_many(bad: dict[str, str], max_bad: float, total: int) -> None:
+def _refuse_too_many(out: Path, bad: dict[str, str], max_bad: float, total: int) -> None:
     if len(bad) > max_bad * total or len(bad) == total:
         name, reason = next(iter(bad.items()))
         raise UserError(
             f"{name}: {reason}; {len(bad)} of {total} photographs are bad, more than the allowed share of {max_bad:g} "
-            "(max-bad): remove them, or allow more."
+            f"(max-bad): allow more and it goes on, or remove them, and {out} with them, to begin anew."
         )
 
 
@@ -121,7 +121,7 @@ def _prepare(out: Path, source: dict[str, Any], force: bool) -> Iterator[bool]:
     source = json.loads(json.dumps(source))  # as it is read again: lists for tuples
     something = _something_else(out, source)
     if something and not force:
-        raise UserError(f"{out} holds {something}: choose another --out, or --force to move it aside.")
+        raise UserError(f"{out} holds {something}.")
     if something:
         move_aside(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -137,21 +137,25 @@ def _prepare(out: Path, source: dict[str, Any], force: bool) -> Iterator[bool]:
 
 
 def _something_else(out: Path, source: dict[str, Any]) -> str | None:
-    """What `out` holds, in words, where shards of this source may not be written."""
+    """What `out` holds, where shards of this source may not be written, and what to do, in words."""
+    otherwise = "choose another --out, or --force to move it aside"
     if not out.exists():
         return None
     if not out.is_dir():
-        return "other files"
+        return f"other files: {otherwise}"
     there = set(out.iterdir()) - _leftovers(out)
     told = _told(out)
     if not there or told == source:
         return None
     if told is None:
-        return "other files"
+        return f"other files: {otherwise}"
     if (out / "index.json").is_file():
-        return "shards made from another source or with other settings"
+        return f"shards made from another source or with other settings: {otherwise}"
     if there - {out / "source.json"}:
-        return "shards that were begun from another source or with other settings, unfinished"
+        return (
+            "unfinished shards that were begun from another source or with other settings: delete the folder, or "
+            "give `umbel shards make` --force to move it aside"
+        )
     return None
 
 
