@@ -69,6 +69,7 @@ def test_linked_folders_are_followed_and_loops_are_not(photographs: Photographs,
     (elsewhere / "back").symlink_to(folder)
     (folder / "rosa" / "up").symlink_to("..")
     (folder / "rosa" / "nowhere").symlink_to(tmp_path / "none")
+    (folder / "rosa" / "itself.jpg").symlink_to("itself.jpg")
     assert labels(folder) == {"train": {"a.jpg": 0, "b.jpg": 1}}
     assert find_photographs(folder) == [folder / "rosa" / "a.jpg", folder / "salvia" / "deep" / "b.jpg"]
 

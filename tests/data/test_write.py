@@ -369,6 +369,33 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
     make(out, MakeSample())
 
 
+def test_the_slower_of_two_processes_changes_nothing_of_the_other(
+    tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find nothing there; one is done before the other has its lock."""
+    out, real = tmp_path / "out", write._locked
+
+    def late(folder: Path) -> Any:
+        monkeypatch.setattr(write, "_locked", real)
+        make(out, MakeSample(), 20)
+        return real(folder)
+
+    monkeypatch.setattr(write, "_locked", late)
+    with pytest.raises(UserError, match="made from another source"):
+        make(out, MakeSample(), 8)
+    assert len(open_shards(str(out))) == 18
+
+
+def test_force_does_not_move_a_folder_that_is_in_use(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Stopped):
+        make(out, StopsAt(3))
+    (out / "source.json").write_text("{}")
+    with write._locked(out), pytest.raises(UserError, match="in use by another process"):
+        make(out, MakeSample(), force=True)
+    assert not (tmp_path / "out.old-1").exists()
+
+
 def test_a_failure_leaves_no_shard_of_that_name(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         make(tmp_path / "out", StopsAt(7, OSError(28, "No space left on device")))

@@ -70,9 +70,9 @@ def _photographs_below(folder: Path, above: frozenset[str]) -> Iterator[Path]:
             path = folder / entry.name
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(path)):
                 yield from _photographs_below(path, above | {real})
-            elif path.suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
+            elif path.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(path):
                 yield path
 
 

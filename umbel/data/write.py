@@ -119,13 +119,14 @@ def _refuse_too_many(out: Path, bad: dict[str, str], max_bad: float, total: int)
 def _prepare(out: Path, source: dict[str, Any], force: bool) -> Iterator[bool]:
     """Make `out` ready for writing and keep other processes out; yields True if it holds these very shards already."""
     source = json.loads(json.dumps(source))  # as it is read again: lists for tuples
-    something = _something_else(out, source)
-    if something and not force:
-        raise UserError(f"{out} holds {something}.")
-    if something:
-        move_aside(out)
+    if not force:
+        _refuse_something_else(out, source)
+    elif _something_else(out, source):
+        with _locked(out):
+            move_aside(out)
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
+        _refuse_something_else(out, source)  # another process may have been faster
         for path in _leftovers(out):
             path.unlink()
         finished = (out / "index.json").is_file()
@@ -134,6 +135,12 @@ def _prepare(out: Path, source: dict[str, Any], force: bool) -> Iterator[bool]:
         elif finished:
             (out / JOURNAL).unlink(missing_ok=True)  # left by a kill behind the last step
         yield finished
+
+
+def _refuse_something_else(out: Path, source: dict[str, Any]) -> None:
+    something = _something_else(out, source)
+    if something:
+        raise UserError(f"{out} holds {something}.")
 
 
 def _something_else(out: Path, source: dict[str, Any]) -> str | None:
@@ -170,7 +177,7 @@ def _told(out: Path) -> dict[str, Any] | None:
 
 def _leftovers(out: Path) -> set[Path]:
     """What a killed process left of files that it was about to write: of no use to anybody."""
-    return {path for name in WRITTEN for path in out.glob(f".{name}.*.tmp")}
+    return {path for name in WRITTEN for path in out.glob(f".{name}.[0-9]*.tmp")}
 
 
 @contextlib.contextmanager
