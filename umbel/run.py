@@ -105,6 +105,16 @@ def refuse_overlap(data: str | Path, out: Path) -> None:
         raise UserError(f"{data} lies in --out {out}, which would be moved aside with it: choose another --out.")
 
 
+def refuse_within(out: Path, folder: str | Path) -> None:
+    """Keep what is written from becoming what is read the next time.
+
+    Raises:
+        UserError: `out` is the folder that is read, or lies in it.
+    """
+    if out.resolve().is_relative_to(Path(folder).resolve()):
+        raise UserError(f"--out {out} lies in {folder}, of which all photographs are read: choose another --out.")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; on success it becomes `path`, durable; on failure it is removed."""

@@ -56,9 +56,30 @@ def test_flat_splits_have_no_labels(photographs: Photographs) -> None:
     assert labels(folder) == {"train": {"a.jpg": None}, "test": {"b.jpg": None}}
 
 
-def test_one_folder_that_names_no_split_makes_all_of_them_classes(photographs: Photographs) -> None:
-    folder = photographs(["train/a.jpg", "weeds/b.jpg"])
-    assert read_folder(folder, "train").classes == ("train", "weeds")
+def test_a_folder_that_names_no_split_beside_one_that_does_is_refused(photographs: Photographs) -> None:
+    folder = photographs(["Train/rosa/a.jpg", "weeds/b.jpg"])
+    with pytest.raises(UserError, match="holds Train, the name of a split, beside weeds, which is none"):
+        read_folder(folder, "train")
+
+
+def test_linked_folders_are_followed_and_loops_are_not(photographs: Photographs, tmp_path: Path) -> None:
+    folder = photographs(["rosa/a.jpg"])
+    elsewhere = photographs(["deep/b.jpg", ".hidden/c.jpg"], "elsewhere")
+    (folder / "salvia").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "rosa" / "up").symlink_to("..")
+    (folder / "rosa" / "nowhere").symlink_to(tmp_path / "none")
+    (folder / "rosa" / "itself.jpg").symlink_to("itself.jpg")
+    assert labels(folder) == {"train": {"a.jpg": 0, "b.jpg": 1}}
+    assert find_photographs(folder) == [folder / "rosa" / "a.jpg", folder / "salvia" / "deep" / "b.jpg"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\u2028", "\x85", "\x0c"])
+@pytest.mark.parametrize("name", ["ro{}sa", "rosa{}"])
+def test_a_class_with_a_line_break_in_its_name_is_refused(name: str, end: str, photographs: Photographs) -> None:
+    folder = photographs(["salvia/a.jpg", f"{name.format(end)}/a.jpg"])
+    with pytest.raises(UserError, match="line break in its name"):
+        read_folder(folder, "train")
 
 
 def test_a_photograph_beside_class_folders_is_named(photographs: Photographs) -> None:

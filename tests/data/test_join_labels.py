@@ -114,7 +114,7 @@ def test_a_file_that_knows_none_of_them_is_refused(tmp_path: Path) -> None:
         ("label\na\n", "has no column 'observation'"),
         (HEAD + "1,a,perhaps,1,1,1\n", r"row 1: valid is true or false, not 'perhaps'"),
         (HEAD + "1,a,true,1,1,1\n2,a,true,much,1,1\n", r"row 2: 'much' is no number"),
-        ("observation,label\n1,a\n2,b\n1,a\n", r"observation 3 has the name of .*observation 1"),
+        ("observation,label\n1,a\n2,b\n1,a\n", r"observation 3 '1' has the name of .*observation 1"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told(text: str, words: str, tmp_path: Path) -> None:
@@ -198,3 +198,47 @@ def test_the_command_puts_labels_into_shards(
     }
     (tmp_path / "l.csv").write_text("observation,label\na,one\n")
     assert "another source or with other settings" in refused(*command)
+
+
+def test_an_empty_valid_is_valid_in_csv_and_parquet(tmp_path: Path) -> None:
+    by_csv = labels_of(tmp_path, "observation,label,valid\n1,a,\n2,b,false\n3,c,true\n")
+    table = pyarrow.table({"observation": [1, 2, 3], "label": ["a", "b", "c"], "valid": [None, False, True]})
+    pyarrow.parquet.write_table(table, tmp_path / "null.parquet")
+    table = pyarrow.table({"observation": [1, 2, 3], "label": ["a", "b", "c"], "valid": [float("nan"), 0.0, 1.0]})
+    pyarrow.parquet.write_table(table, tmp_path / "nan.parquet")
+    for labels in (by_csv, read_labels(tmp_path / "null.parquet"), read_labels(tmp_path / "nan.parquet")):
+        assert labels.valid.tolist() == [True, False, True]
+        assert labels.labels == ("a", "c")
+
+
+def test_labels_of_any_number_of_digits_are_sorted_as_numbers(tmp_path: Path) -> None:
+    long = "1" * 5000
+    labels = labels_of(tmp_path, f"observation,label\n1,{long}\n2,9\n3,010\n4,a\n5,{'2' * 4999}\n")
+    assert labels.labels == ("9", "010", "2" * 4999, long, "a")
+
+
+def test_numbers_that_a_table_spells_as_floats_are_whole(tmp_path: Path) -> None:
+    labels = labels_of(tmp_path, "observation,label\n1.0,2.0\n2.0,-1.0\n3.0,0.5\n")
+    assert labels.labels == ("2", "0.5")
+    assert [labels.names.row(name) for name in "123"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("told", ["{", "[]", "{}", '"x"', b"\xff", "3"])
+def test_metadata_that_tell_no_format_are_told(told: str | bytes, tmp_path: Path) -> None:
+    table = pyarrow.table({"observation": [1], "label": ["a"]}, metadata={"umbel": told})
+    pyarrow.parquet.write_table(table, tmp_path / "labels.parquet")
+    with pytest.raises(UserError, match="its metadata 'umbel' tells no format"):
+        read_labels(tmp_path / "labels.parquet")
+
+
+def test_a_label_that_is_the_name_of_two_classes_is_refused(tmp_path: Path) -> None:
+    labels = labels_of(tmp_path, "observation,label\n1,rosa\n")
+    with pytest.raises(UserError, match="two classes are called 'rosa'"):
+        joined(labels, [photograph(1)], ("rosa", "salvia", "rosa"))
+    assert joined(labels, [photograph(1)], ("salvia", "rosa", "salvia")).splits["train"][0].label == 1
+
+
+def test_a_label_with_a_line_break_is_refused(tmp_path: Path) -> None:
+    labels = labels_of(tmp_path, 'observation,label\n1,"ro\nsa"\n')
+    with pytest.raises(UserError, match="line break in its name"):
+        joined(labels, [photograph(1)])

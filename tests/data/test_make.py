@@ -150,6 +150,32 @@ def test_force_never_moves_the_photographs_themselves_aside(
         assert content(source) == before
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", ["rosa", "rosa/deep", "new", "."])
+def test_shards_are_not_made_among_the_photographs(
+    name: str, force: bool, photographs: Photographs, content: Content, refused: Callable[..., str]
+) -> None:
+    source = photographs([*NAMES, "rosa/deep/a.jpg"])
+    before = {path: path.stat().st_ino for path in source.rglob("*")}
+    command = ["shards", "make", "folder", source, "--out", source / name, *(["--force"] if force else [])]
+    assert f"lies in {source}, of which all photographs are read" in refused(*command)
+    assert {path: path.stat().st_ino for path in source.rglob("*")} == before
+
+
+@pytest.mark.parametrize("linked", ["folder", "file"])
+def test_force_does_not_move_what_links_lead_to(
+    linked: str, photographs: Photographs, tmp_path: Path, content: Content, refused: Callable[..., str]
+) -> None:
+    source, out = photographs(NAMES), photographs(["rosa/a.jpg"], "out")
+    if linked == "folder":
+        (source / "acer").symlink_to(out / "rosa")
+    else:
+        (source / "rosa" / "link.jpg").symlink_to(out / "rosa" / "a.jpg")
+    before = content(out)
+    assert "would be moved aside" in refused("shards", "make", "folder", source, "--out", out, "--force")
+    assert content(out) == before
+
+
 @pytest.mark.parametrize(
     ("workers", "pending", "adds"), [(1, 0, 7), (1, 1 << 28, 16), (2, 0, 1), (2, 0, 17), (2, 20_000, 11)]
 )

@@ -25,5 +25,5 @@ def test_bytes_that_are_no_text_are_names_too() -> None:
 
 
 def test_a_name_that_stands_twice_is_told() -> None:
-    with pytest.raises(UserError, match=r"photograph 4 has the name of photograph 2: "):
+    with pytest.raises(UserError, match=r"photograph 4 .b. has the name of photograph 2: "):
         Names(["a", "b", "c", "b"], what="photograph")

@@ -1,12 +1,14 @@
 """Archives as streams: in their own order, whatever is missing, doubled, damaged or rooted elsewhere."""
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -174,3 +176,29 @@ def test_memory_does_not_grow_with_the_members(tmp_path: Path, write_tar: WriteT
 def test_archives_are_told_by_their_names() -> None:
     assert all(is_archive(Path(name)) for name in ("a.tar", "a.tar.gz", "A.TGZ", "a.tar.xz", "a.tar.bz2"))
     assert not any(is_archive(Path(name)) for name in ("a.zip", "train", "a.gz", "tar"))
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_a_failing_disk_is_no_damaged_archive(
+    name: str, tmp_path: Path, write_tar: WriteTar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tar(tmp_path / "a.tar", MEMBERS)
+    if name != path.name:
+        (tmp_path / name).write_bytes(gzip.compress(path.read_bytes(), 0))
+
+    class Failing(io.FileIO):
+        """Fails behind 20,000 bytes as a disk does."""
+
+        def read(self, size: int = -1, /) -> bytes:
+            if self.tell() >= 20_000:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(min(size, 4096) if size >= 0 else 4096)
+
+    def opened(path: Path) -> IO[bytes]:
+        file = Failing(path)
+        return gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file  # type: ignore[return-value]
+
+    monkeypatch.setattr(stream, "_opener", lambda path: opened)
+    with pytest.raises(UserError, match=r"cannot be read any further after \d+ of 12 .*Input/output error") as told:
+        list(stream_members(tmp_path / name, WANTED))
+    assert not isinstance(told.value, DamagedArchiveError)

@@ -55,7 +55,13 @@ def make(out: Path, make_sample: MakeSample, count: int = 8, **settings: Any) ->
     """Write numbers that arrive as an archive's would: neighbors go into different shards, 4 in each."""
     order = [place for first in range(-(-count // 4)) for place in range(first, count, -(-count // 4))]
     plan = [Scattered(split="train", rows=range(count), order=order, shard_size=4)]
-    keywords = {"source": {"of": count}, "classes": ["a", "b"], "workers": 1, "max_bad": 1.0, "force": False}
+    keywords = {
+        "source": {"source": "numbers", "of": count},
+        "classes": ["a", "b"],
+        "workers": 1,
+        "max_bad": 1.0,
+        "force": False,
+    }
     return write_shards(out, plan, make_sample, title="writing", **(keywords | settings))  # type: ignore[arg-type]
 
 
@@ -244,12 +250,99 @@ def test_a_damaged_journal_is_named(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("saved_at_each")
-def test_another_source_drops_what_an_unfinished_one_left(tmp_path: Path, content: Content) -> None:
+def test_another_source_leaves_what_an_unfinished_one_made_until_it_is_forced(tmp_path: Path, content: Content) -> None:
     make(tmp_path / "undisturbed", MakeSample(), 8)
+    out = tmp_path / "out"
     with pytest.raises(Stopped):
-        make(tmp_path / "out", StopsAt(19), 20)
+        make(out, StopsAt(19), 20)
+    before = content(out)
+    with pytest.raises(UserError, match=r"unfinished shards .* another source .*: delete .*--force"):
+        make(out, MakeSample(), 8)
+    assert content(out) == before
+    make(out, MakeSample(), 8, force=True)
+    assert content(out) == content(tmp_path / "undisturbed")
+    assert content(tmp_path / "out.old-1") == before
+
+
+def test_finished_shards_without_an_index_are_not_thrown_away(tmp_path: Path, content: Content) -> None:
     make(tmp_path / "out", MakeSample(), 8)
-    assert content(tmp_path / "out") == content(tmp_path / "undisturbed")
+    (tmp_path / "out" / "index.json").unlink()
+    before = content(tmp_path / "out")
+    with pytest.raises(UserError, match="unfinished"):
+        make(tmp_path / "out", MakeSample(), 20)
+    assert content(tmp_path / "out") == before
+
+
+def test_a_folder_in_which_nothing_was_begun_is_taken_for_another_source(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="bad"):
+        make(tmp_path / "out", StopsAt(0, UserError("bad")), 20)
+    assert make(tmp_path / "out", MakeSample(), 8) == {}
+
+
+@pytest.mark.parametrize(
+    "source", [b'{"url": "https://example.org"}', b"[1]", b"\xff\xfe", b"{", b'{"format": 1}', b"[" * 100_000]
+)
+def test_a_strangers_source_json_makes_no_folder_of_shards(source: bytes, tmp_path: Path, content: Content) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("precious.tar", "classes.txt", "bad.json", ".x.tar.tmp"):
+        (out / name).write_bytes(b"dear")
+    (out / "source.json").write_bytes(source)
+    before = content(out)
+    with pytest.raises(UserError, match="holds other files"):
+        make(out, MakeSample())
+    assert content(out) == before
+    make(out, MakeSample(), force=True)
+    assert content(tmp_path / "out.old-1") == before
+
+
+def test_what_a_kill_left_of_a_file_is_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for again in (False, True):
+        out.mkdir(exist_ok=True)
+        (out / "..journal.json.123.tmp").write_bytes(b"{")
+        (out / ".source.json.123.tmp").write_bytes(b"{")
+        (out / ".members.npy.123.tmp").write_bytes(b"{")
+        make(out, MakeSample())
+        assert not list(out.glob(".*.tmp")), again
+
+
+def test_ctrl_c_saves_what_was_made(tmp_path: Path, content: Content) -> None:
+    make(tmp_path / "undisturbed", MakeSample(), 20)
+    out, second = tmp_path / "out", MakeSample()
+    with pytest.raises(KeyboardInterrupt):
+        make(out, StopsAt(13, KeyboardInterrupt()), 20)
+    make(out, second, 20)
+    assert second.made == list(range(13, 20))
+    assert content(out) == content(tmp_path / "undisturbed")
+
+
+@pytest.mark.usefixtures("saved_at_each")
+def test_ctrl_c_in_the_middle_of_saving_loses_nothing(
+    tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once interrupted at the n-th opening, syncing or renaming of a file, for many n."""
+    make(tmp_path / "undisturbed", MakeSample(), 20)
+    for step in range(0, 100, 3):
+        out = tmp_path / f"out{step}"
+        with monkeypatch.context() as patch:
+            left = itertools.count(step, -1)
+
+            def interrupting(real: Callable[..., Any], left: Iterator[int] = left) -> Callable[..., Any]:
+                def call(*arguments: Any, **keywords: Any) -> Any:
+                    result = real(*arguments, **keywords)
+                    if next(left) == 0:
+                        raise KeyboardInterrupt
+                    return result
+
+                return call
+
+            for owner, name in ((Path, "replace"), (Path, "open"), (os, "fsync")):
+                patch.setattr(owner, name, interrupting(getattr(owner, name)))
+            with pytest.raises(KeyboardInterrupt):
+                make(out, MakeSample(), 20)
+        make(out, MakeSample(), 20)
+        assert content(out) == content(tmp_path / "undisturbed"), step
 
 
 @pytest.mark.parametrize("look_every", [10, 1000])
@@ -274,6 +367,33 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
         make(out, MakeSample())
     assert sorted(path.name for path in out.iterdir()) == before
     make(out, MakeSample())
+
+
+def test_the_slower_of_two_processes_changes_nothing_of_the_other(
+    tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find nothing there; one is done before the other has its lock."""
+    out, real = tmp_path / "out", write._locked
+
+    def late(folder: Path) -> Any:
+        monkeypatch.setattr(write, "_locked", real)
+        make(out, MakeSample(), 20)
+        return real(folder)
+
+    monkeypatch.setattr(write, "_locked", late)
+    with pytest.raises(UserError, match="made from another source"):
+        make(out, MakeSample(), 8)
+    assert len(open_shards(str(out))) == 18
+
+
+def test_force_does_not_move_a_folder_that_is_in_use(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Stopped):
+        make(out, StopsAt(3))
+    (out / "source.json").write_text("{}")
+    with write._locked(out), pytest.raises(UserError, match="in use by another process"):
+        make(out, MakeSample(), force=True)
+    assert not (tmp_path / "out.old-1").exists()
 
 
 def test_a_failure_leaves_no_shard_of_that_name(tmp_path: Path) -> None:

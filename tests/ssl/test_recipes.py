@@ -1,6 +1,7 @@
 """Which recipe is chosen, what DATA may be, and that every shipped recipe builds what it describes."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,15 +129,18 @@ def test_shards_are_read_where_they_lie(foreign_shards: Foreign, tmp_path: Path)
     assert not (tmp_path / "run" / "shards").exists()
 
 
-def test_a_run_that_stopped_at_bad_photographs_goes_on_when_they_are_gone(
+def test_a_run_that_stopped_at_bad_photographs_begins_anew_when_they_and_its_shards_are_gone(
     photographs: Photographs, jpeg: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    """`remove them` is what the message says: the same command must then work."""
+    """What the messages say helps; shards of other photographs are nobody's to delete unasked."""
     source = photographs({"a.jpg": jpeg(1), "b.jpg": jpeg(2), "bad.jpg": jpeg(3)[:100]})
     settings, folder = begin(source, tmp_path / "run")
     with pytest.raises(UserError, match=r"bad\.jpg"):
         pretraining_shards(settings, folder)
     (source / "bad.jpg").unlink()
+    with pytest.raises(UserError, match=r"unfinished shards .* delete the folder"):
+        pretraining_shards(settings, folder)
+    shutil.rmtree(tmp_path / "run" / "shards")
     assert len(pretraining_shards(settings, folder)) == 2
 
 

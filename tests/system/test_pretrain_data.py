@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,3 +143,47 @@ def test_a_killed_data_worker_ends_training_with_code_3_and_the_same_command_con
     again = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
     assert again.returncode == 0, again.stderr
     assert "continuing from" in again.stdout
+
+
+def test_unfinished_shards_of_photographs_that_changed_are_left_alone(
+    pretrain: Callable[..., Any], photographs: Any, tmp_path: Path
+) -> None:
+    source = photographs([f"rosa/{n}.jpg" for n in range(5)] + ["rosa/bad.jpg"])
+    (source / "rosa" / "bad.jpg").write_bytes(b"no photograph")
+    assert pretrain(source).code == 2
+    shards = tmp_path / "run" / "shards"
+    journal = (shards / ".journal.json").read_bytes()
+    (source / "rosa" / "bad.jpg").unlink()
+    code, _, err = pretrain(source)
+    assert code == 2
+    assert f"{shards} holds unfinished shards that were begun from another source" in err
+    assert "delete the folder" in err
+    assert (shards / ".journal.json").read_bytes() == journal
+    shutil.rmtree(shards)
+    assert pretrain(source).code == 0
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_run_among_the_photographs_is_refused(
+    mixed: bool, umbel: Callable[..., Any], photographs: Any, foreign_shards: Any, tmp_path: Path
+) -> None:
+    source = photographs([f"rosa/{n}.jpg" for n in range(5)])
+    data = (foreign_shards(shards=2, count=4), "--mix.data", source, "--mix.weights", 0.5) if mixed else (source,)
+    before = sorted(source.rglob("*"))
+    for more in ((), ("--force",)):
+        for out in (source / "rosa", source / "run"):
+            code, _, err = umbel("pretrain", *data, "--out", out, "--device", "cpu", *more)
+            assert code == 2
+            assert "of which all photographs are read" in err
+            assert sorted(source.rglob("*")) == before
+
+
+def test_force_does_not_move_what_is_mixed_in(
+    umbel: Callable[..., Any], photographs: Any, foreign_shards: Any, tmp_path: Path
+) -> None:
+    source = photographs([f"inside/{n}.jpg" for n in range(5)], "out")
+    data = (foreign_shards(shards=2, count=4), "--mix.data", source / "inside", "--mix.weights", 0.5)
+    code, _, err = umbel("pretrain", *data, "--out", source, "--device", "cpu", "--force")
+    assert code == 2
+    assert "would be moved aside" in err
+    assert len(list((source / "inside").iterdir())) == 5

@@ -26,7 +26,7 @@ def read_folder(folder: Path, split: str) -> PhotographSet:
     Labels number the sorted class names from 0; a class folder's subfolders belong to it.
 
     Raises:
-        UserError: no such folder, or no photographs in it.
+        UserError: no such folder, no photographs in it, or folders of splits beside others.
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -34,7 +34,15 @@ def read_folder(folder: Path, split: str) -> PhotographSet:
     files = [path.relative_to(folder) for path in find_photographs(folder)]
     if not files:
         raise UserError(f"{folder} holds no photographs (.jpg, .png, .webp, .tif and the like).")
-    by_split = all(len(file.parts) > 1 and file.parts[0].lower() in SPLIT_FOLDERS for file in files)
+    tops = sorted({file.parts[0] for file in files if len(file.parts) > 1})
+    named = [top for top in tops if top.lower() in SPLIT_FOLDERS]
+    others = [printable(top) for top in tops if top not in named]
+    if named and others:
+        raise UserError(
+            f"{folder} holds {named[0]}, the name of a split, beside {others[0]}, which is none: "
+            "rename or move one of them."
+        )
+    by_split = bool(named) and all(len(file.parts) > 1 for file in files)
     skip = 1 if by_split else 0
     labeled = [file for file in files if len(file.parts) > skip + 1]
     classes = tuple(sorted({printable(file.parts[skip]) for file in labeled}))

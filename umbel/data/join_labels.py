@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from umbel.data.label_text import identity, natural
 from umbel.data.names import Names
 from umbel.data.photograph_set import LazyRows, Photograph, PhotographSet, observation_of
 from umbel.data.table import read_table
@@ -57,8 +59,8 @@ def read_labels(path: Path) -> Labels:
     for line, row in enumerate(_rows(path), start=1):
         try:
             is_valid = _truth(row.get("valid"))
-            label = _identity(row["label"])
-            observations.append(_identity(row["observation"]) or "")
+            label = identity(row["label"])
+            observations.append(identity(row["observation"]) or "")
             valid.append(is_valid)
             codes.append(seen.setdefault(label, len(seen)) if label is not None and is_valid else -1)
             for name, column in numbers.items():
@@ -66,7 +68,7 @@ def read_labels(path: Path) -> Labels:
         except ValueError as error:
             raise UserError(f"--labels {path}, row {line}: {error}.") from error
     names = Names(observations, what=f"--labels {path}: observation")
-    order = sorted(seen, key=_natural)
+    order = sorted(seen, key=natural)
     place = np.full(len(seen) + 1, -1, dtype=np.int32)  # the last one is what -1 finds
     place[[seen[label] for label in order]] = np.arange(len(order))
     with path.open("rb") as file:
@@ -87,7 +89,7 @@ def join_labels(photographs: PhotographSet, labels: Labels) -> PhotographSet:
     The source's classes stay where they name all labels; otherwise the labels are the classes.
 
     Raises:
-        UserError: the file knows none of the photographs.
+        UserError: the file knows none of the photographs, or a label is the name of two classes.
     """
     matches = {split: _match(rows, labels.names) for split, rows in photographs.splits.items()}
     chosen = max(IDENTITIES, key=lambda name: sum(int((match[name] >= 0).sum()) for match in matches.values()))
@@ -103,6 +105,9 @@ def join_labels(photographs: PhotographSet, labels: Labels) -> PhotographSet:
     )
     classes = photographs.classes if set(labels.labels) <= set(photographs.classes) else labels.labels
     number = {name: place for place, name in enumerate(classes)}
+    twice = [name for name, count in Counter(classes).items() if count > 1 and name in labels.labels]
+    if twice:
+        raise UserError(f"--labels: two classes are called '{twice[0]}', so that label does not tell which is meant.")
 
     def relabel(rows: Sequence[Photograph], found: np.ndarray) -> LazyRows:
         return LazyRows(len(rows), lambda row: _relabeled(rows[row], labels, int(found[row]), number))
@@ -140,8 +145,8 @@ def _match(rows: Sequence[Photograph], names: Names) -> dict[str, np.ndarray]:
     """For each identity, the file's row of every photograph (N,), -1 where it knows none."""
     found = {name: np.full(len(rows), -1, dtype=np.int64) for name in IDENTITIES}
     for place, photograph in enumerate(rows):
-        for name, identity in IDENTITIES.items():
-            row = names.row(_identity(identity(photograph)) or "")
+        for name, told in IDENTITIES.items():
+            row = names.row(identity(told(photograph)) or "")
             if row is not None:
                 found[name][place] = row
     return found
@@ -160,9 +165,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            told = json.loads((file.schema_arrow.metadata or {}).get(b"umbel", b'{"format": 1}'))["format"]
-            if told != 1:
-                raise UserError(f"--labels {path} has format {told}; this Umbel reads format 1: upgrade Umbel.")
+            _check_format(path, (file.schema_arrow.metadata or {}).get(b"umbel"))
             there = file.schema_arrow.names
             columns = [name for name in ("observation", "label", "valid", *NUMBERS) if name in there]
             missing = {"observation", "label"} - set(columns)
@@ -174,18 +177,22 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
         raise UserError(f"--labels {path} is no Parquet file that can be read ({error}).") from error
 
 
-def _identity(value: object) -> str | None:
-    """An id or a label as text: numbers without a fraction are whole, empty and -1 are none."""
-    if value is None or value != value:
-        return None
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-    return None if text in ("", "-1") else text
+def _check_format(path: Path, told: bytes | None) -> None:
+    """Refuse what another Umbel wrote; a table without a word of Umbel's is anybody's."""
+    try:
+        found = 1 if told is None else json.loads(told)["format"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"--labels {path}: its metadata 'umbel' tells no format: it was not written by Umbel."
+        ) from error
+    if found != 1:
+        raise UserError(f"--labels {path} has format {found}; this Umbel reads format 1: upgrade Umbel.")
 
 
 def _truth(value: object) -> bool:
-    """A column `valid`; where there is none, all are."""
-    words = {"true": True, "1": True, "1.0": True, "none": True, "false": False, "0": False, "0.0": False, "": False}
-    text = str(value).strip().lower()
+    """A column `valid`; where nothing is told, as in a table without one, it is."""
+    words = {"": True, "true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    text = "" if value is None or value != value else str(value).strip().lower()
     if text not in words:
         raise ValueError(f"valid is true or false, not '{value}'")
     return words[text]
@@ -196,8 +203,3 @@ def _number(value: object) -> float:
         return math.nan if value in (None, "") else float(str(value))
     except ValueError as error:
         raise ValueError(f"'{value}' is no number") from error
-
-
-def _natural(label: str) -> tuple[int, int, str]:
-    """Whole numbers in their order, before text in its."""
-    return (0, int(label), label) if label.isascii() and label.isdigit() else (1, 0, label)

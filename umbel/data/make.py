@@ -16,7 +16,7 @@ from umbel.data.photograph import SizeBound, encode_photograph
 from umbel.data.plan import SplitPlan
 from umbel.data.synthetic import SPECIES, draw
 from umbel.data.write import write_shards
-from umbel.run import UserError, say
+from umbel.run import UserError, refuse_within, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,9 @@ def make_folder(config: MakeFolderConfig) -> None:
     """Make shards from a folder of photographs.
 
     Raises:
-        UserError: no photographs, too many bad ones, or `out` holds something else.
+        UserError: no photographs, too many bad ones, or `out` holds something else or lies among the photographs.
     """
+    refuse_within(config.out, config.data)
     make_shards(config, "folder", set_aside(read_folder(config.data, config.split), config.test_share))
 
 

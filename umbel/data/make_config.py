@@ -86,9 +86,9 @@ class MakePhotographsConfig(MakeConfig):
     """Share of photographs that may be damaged (they are left out and named in bad.json) before the command stops."""
     labels: Path | None = None
     """Labels by observation, from votes or elsewhere: CSV or Parquet with the columns observation and label and, where
-    there are any, valid, conf, acc and weight. An observation is a photograph's observation id, image id, file name
-    without suffix, or key: the one of these that the file knows most of. The labels replace the source's; photographs
-    without a valid one stay, unlabeled."""
+    there are any, valid (true or false; an empty one is true), conf, acc and weight. An observation is a photograph's
+    observation id, image id, file name without suffix, or key: the one of these that the file knows most of. The labels
+    replace the source's; photographs without a valid one stay, unlabeled."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,10 +121,11 @@ def make_shards(config: MakePhotographsConfig, source: str, photographs: Photogr
     """Make shards from a set of photographs and say what became of it.
 
     Raises:
-        UserError: too many bad photographs, labels that do not fit, or `out` holds something else.
+        UserError: too many bad photographs, labels that do not fit, or `out` holds something else, or something that
+            is read where it would be moved aside.
     """
-    if config.force:
-        for path in config.inputs():
+    if config.force and config.out.exists():
+        for path in sorted({*map(str, config.inputs()), *photographs.places()}):
             refuse_overlap(path, config.out)
     told: dict[str, Any] = {"source": source, "fingerprint": photographs.fingerprint, **config.settings()}
     told["labels"] = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -25,7 +25,10 @@ class Names:
         twice = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
         if len(twice):
             first, second = self._rows[twice[0]], self._rows[twice[0] + 1]
-            raise UserError(f"{what} {second + 1} has the name of {what} {first + 1}: each may stand there once only.")
+            name = f" '{names[second]}'" if isinstance(names, Sequence) else ""
+            raise UserError(
+                f"{what} {second + 1}{name} has the name of {what} {first + 1}: each may stand there once only."
+            )
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,13 +56,24 @@ class Converted:
 
 
 def find_photographs(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted; hidden files and folders are passed over."""
-    found = []
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file():
-            found.append(path)
-    return sorted(found)
+    """All image files below a folder, sorted, also behind links; hidden files and folders are passed over."""
+    return sorted(_photographs_below(folder, frozenset()))
+
+
+def _photographs_below(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    """Image files below a folder; `above`: the real folders on the way to it, to which a link would be a loop."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(path)):
+                yield from _photographs_below(path, above | {real})
+            elif path.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(path):
+                yield path
 
 
 def convert_photograph(content: bytes, *, bound: SizeBound, quality: int) -> Converted:
@@ -142,7 +155,10 @@ def read_bytes(path: Path) -> bytes:
         BadPhotographError: it cannot be read, or is larger than MAX_BYTES.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        told = path.stat()
+        if not (stat.S_ISREG(told.st_mode) or stat.S_ISDIR(told.st_mode)):
+            raise BadPhotographError("it is no file")  # a pipe or a device would be waited for
+        if told.st_size > MAX_BYTES:
             raise BadPhotographError(f"its file is larger than {MAX_BYTES >> 30} GiB")
         return path.read_bytes()
     except OSError as error:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
+from umbel.run import UserError
+
 OBSERVATION_FIELDS = ("observation", "observation_id", "obs_id")
 
 
@@ -62,8 +64,27 @@ class PhotographSet:
     archives: Mapping[str, Path] = field(default_factory=dict)
     """The tars that splits are streamed from; splits that are not here are files."""
 
+    def __post_init__(self) -> None:
+        """Refuse names of classes that would break classes.txt, a line each.
+
+        Raises:
+            UserError: a name has a line break.
+        """
+        for name in self.classes:
+            if name and name.splitlines() != [name]:
+                raise UserError(f"the class {name!r} has a line break in its name: rename it.")
+
     def __len__(self) -> int:
         return sum(map(len, self.splits.values()))
+
+    def places(self) -> set[str]:
+        """Where the photographs are read from: archives, folders, and files that are links to elsewhere."""
+        found = {str(archive) for archive in self.archives.values()}
+        for split, rows in self.splits.items():
+            if split not in self.archives:
+                found |= {os.path.dirname(row.path) for row in rows}
+                found |= {row.path for row in rows if os.path.islink(row.path)}
+        return found
 
 
 def observation_of(metadata: Mapping[str, object]) -> object:

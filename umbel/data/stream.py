@@ -53,7 +53,7 @@ def stream_members(archive: Path, wanted: Iterable[str], skip: int = 0) -> Itera
         there, its row and a sentence that says so.
 
     Raises:
-        UserError: the archive cannot be opened, or is cut off.
+        UserError: the archive cannot be opened or read, or is cut off.
         DamagedArchiveError: its checksums are wrong, or it is no tar.
     """
     names = Names(map(tail, wanted), what="photograph")
@@ -84,6 +84,11 @@ def stream_members(archive: Path, wanted: Iterable[str], skip: int = 0) -> Itera
         if isinstance(error, EOFError) or str(error) == "unexpected end of data":
             raise UserError(
                 f"{archive} is cut off {found}: fetch the rest of it, and the same command goes on from there."
+            ) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            # The disk or the network failed, not a checksum (gzip's and bz2's errors carry no number).
+            raise UserError(
+                f"{archive} cannot be read any further {found}: when it can be, the same command goes on from there."
             ) from error
         raise DamagedArchiveError(f"{archive} is damaged or no archive {found}: fetch it again.") from error
     for missing in np.flatnonzero(~seen).tolist():

@@ -9,6 +9,9 @@ from umbel.data.convert import Sample
 from umbel.data.photograph import BadPhotographError, SizeBound, convert_photograph, read_bytes
 from umbel.data.photograph_set import Photograph, printable
 
+OWN_FIELDS = ("source", "original_size", "class_name", "label")
+"""What a sample's JSON holds of every photograph, over whatever else is known by these names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PhotographToSample:

@@ -51,9 +51,12 @@ class UnfinishedShards:
         self._waiting: dict[str, list[bytes]] = {}
         self._waiting_bytes = 0
         self._saved = time.monotonic()
+        self._whole = True
+        """No addition or save is under way or was broken off."""
 
     def add(self, result: Result) -> None:
         """Take in the next item's result; saved every so often."""
+        self._whole = False
         self.taken += 1
         self._arrived[result.shard] += 1
         if result.bad is not None:
@@ -62,9 +65,18 @@ class UnfinishedShards:
         self._waiting_bytes += len(result.records)
         if self._waiting_bytes >= PENDING_BYTES or time.monotonic() - self._saved >= SAVE_SECONDS:
             self.save()
+        self._whole = True
+
+    def save_if_whole(self) -> None:
+        """Save, unless an interruption came in the middle of an addition: then the last save holds."""
+        if self._whole:
+            self.save()
 
     def save(self) -> None:
-        """Make all that was added durable."""
+        """Make all that was added durable; of nothing there is no journal."""
+        if not self.taken:
+            return
+        self._whole = False
         touched = list(self._waiting)
         for name in touched:
             self._append(name, b"".join(self._waiting.pop(name)))
@@ -79,10 +91,14 @@ class UnfinishedShards:
         journal = {"format": 1, "taken": self.taken, "shards": shards, "bad": self.bad}
         write_atomic(self.out / JOURNAL, json.dumps(journal, ensure_ascii=False))
         self._waiting_bytes, self._saved = 0, time.monotonic()
+        self._whole = True
 
     def discard(self) -> None:
-        """Forget what was saved: the next start begins anew."""
+        """Forget what was saved and remove it: the next start begins anew."""
         (self.out / JOURNAL).unlink(missing_ok=True)
+        for name in self.counts:
+            self._partial(name).unlink(missing_ok=True)
+            (self.out / name).unlink(missing_ok=True)
 
     def _append(self, name: str, records: bytes) -> None:
         partial = self._partial(name)

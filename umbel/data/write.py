@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from umbel.data.convert import MakeSample, convert_in_order
-from umbel.data.index_file import write_index
+from umbel.data.index_file import ARRAYS, write_index
 from umbel.data.plan import SplitPlan, items_of
 from umbel.data.scan import ScannedShard, scan_shard
 from umbel.data.stream import DamagedArchiveError
@@ -26,6 +26,8 @@ from umbel.run import Bar, UserError, move_aside, write_atomic
 
 LOOK_EVERY = 1000
 """After so many items the share of bad ones is looked at: the first one says little of how many there are."""
+WRITTEN = ("source.json", "classes.txt", "bad.json", "licenses.json", "index.json", *ARRAYS, JOURNAL)
+"""Files that are written beside the shards, each by way of one that a kill may leave behind."""
 TALLIED = {"license": "licenses", "rights_holder": "rights_holders"}
 """Fields of a sample's JSON that are counted over all samples, and their names in licenses.json."""
 
@@ -84,7 +86,7 @@ def _convert_all(
     """Convert what the journal does not tell of; returns all bad items."""
     total = sum(counts.values())
     shards = UnfinishedShards(out, counts)
-    _refuse_too_many(shards.bad, max_bad, total)
+    _refuse_too_many(out, shards.bad, max_bad, total)
     workers = min(workers, total - shards.taken)
     converted = contextlib.closing(convert_in_order(items_of(plan, shards.taken), make, workers))
     with Bar(title, total, done=shards.taken) as bar, converted as results:
@@ -92,61 +94,90 @@ def _convert_all(
             for result in results:
                 shards.add(result)
                 if shards.taken % LOOK_EVERY == 0 or shards.taken == total:
-                    _refuse_too_many(shards.bad, max_bad, total)
+                    _refuse_too_many(out, shards.bad, max_bad, total)
                 bar.advance()
         except DamagedArchiveError:
             shards.discard()
             raise
-        except UserError:
-            shards.save()
+        except (UserError, KeyboardInterrupt):
+            shards.save_if_whole()
             raise
     shards.save()
     return shards.bad
 
 
-def _refuse_too_many(bad: dict[str, str], max_bad: float, total: int) -> None:
+def _refuse_too_many(out: Path, bad: dict[str, str], max_bad: float, total: int) -> None:
     if len(bad) > max_bad * total or len(bad) == total:
         name, reason = next(iter(bad.items()))
         raise UserError(
             f"{name}: {reason}; {len(bad)} of {total} photographs are bad, more than the allowed share of {max_bad:g} "
-            "(max-bad): remove them, or allow more."
+            f"(max-bad): allow more and it goes on, or remove them, and {out} with them, to begin anew."
         )
 
 
 @contextlib.contextmanager
 def _prepare(out: Path, source: dict[str, Any], force: bool) -> Iterator[bool]:
     """Make `out` ready for writing and keep other processes out; yields True if it holds these very shards already."""
-    told = out / "source.json"
-    text = json.dumps(source, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    something = _something_else(out, text)
-    if something and not force:
-        raise UserError(f"{out} holds {something}: choose another --out, or --force to move it aside.")
-    if something:
-        move_aside(out)
+    source = json.loads(json.dumps(source))  # as it is read again: lists for tuples
+    if not force:
+        _refuse_something_else(out, source)
+    elif _something_else(out, source):
+        with _locked(out):
+            move_aside(out)
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
+        _refuse_something_else(out, source)  # another process may have been faster
+        for path in _leftovers(out):
+            path.unlink()
         finished = (out / "index.json").is_file()
-        if not told.is_file() or told.read_text() != text:
-            # Given up before it was done, and the source has changed since: nothing of it is of use.
-            for pattern in ("*.tar", ".*.tar.tmp", "classes.txt", "bad.json", "licenses.json", JOURNAL):
-                for path in out.glob(pattern):
-                    path.unlink()
-            write_atomic(told, text)
+        if _told(out) != source:
+            write_atomic(out / "source.json", json.dumps(source, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
         elif finished:
             (out / JOURNAL).unlink(missing_ok=True)  # left by a kill behind the last step
         yield finished
 
 
-def _something_else(out: Path, source: str) -> str | None:
-    """What `out` holds, in words, where shards of this source may not be written."""
-    told = out / "source.json"
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+def _refuse_something_else(out: Path, source: dict[str, Any]) -> None:
+    something = _something_else(out, source)
+    if something:
+        raise UserError(f"{out} holds {something}.")
+
+
+def _something_else(out: Path, source: dict[str, Any]) -> str | None:
+    """What `out` holds, where shards of this source may not be written, and what to do, in words."""
+    otherwise = "choose another --out, or --force to move it aside"
+    if not out.exists():
         return None
-    if not told.is_file():
-        return "other files"
-    if told.read_text() != source and (out / "index.json").is_file():
-        return "shards made from another source or with other settings"
+    if not out.is_dir():
+        return f"other files: {otherwise}"
+    there = set(out.iterdir()) - _leftovers(out)
+    told = _told(out)
+    if not there or told == source:
+        return None
+    if told is None:
+        return f"other files: {otherwise}"
+    if (out / "index.json").is_file():
+        return f"shards made from another source or with other settings: {otherwise}"
+    if there - {out / "source.json"}:
+        return (
+            "unfinished shards that were begun from another source or with other settings: delete the folder, or "
+            "give `umbel shards make` --force to move it aside"
+        )
     return None
+
+
+def _told(out: Path) -> dict[str, Any] | None:
+    """What the shards in a folder are made from; None where its source.json is missing or not Umbel's."""
+    try:
+        told = json.loads((out / "source.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) and {"format", "source"} <= set(told) else None
+
+
+def _leftovers(out: Path) -> set[Path]:
+    """What a killed process left of files that it was about to write: of no use to anybody."""
+    return {path for name in WRITTEN for path in out.glob(f".{name}.[0-9]*.tmp")}
 
 
 @contextlib.contextmanager

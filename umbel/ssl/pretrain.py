@@ -17,7 +17,7 @@ from umbel.data.index import PRETRAINING_SPLITS, ShardSet, find_shards, open_sha
 from umbel.data.make import MakeFolderConfig, make_folder
 from umbel.data.mixing import mix_sets
 from umbel.machine import choose_device, choose_precision
-from umbel.run import UserError, refuse_overlap, say
+from umbel.run import UserError, refuse_overlap, refuse_within, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
@@ -31,8 +31,11 @@ def run(config: PretrainConfig) -> None:
     Raises:
         UmbelError: see `umbel.ssl.train.train`; and every fault of DATA or the configuration.
     """
-    if config.force:
-        refuse_overlap(config.data, config.out)
+    for data in (config.data, *config.mix.data):
+        if config.force:
+            refuse_overlap(data, config.out)
+        if Path(data).is_dir() and not find_shards(data):
+            refuse_within(config.out, data)
     count = count_all(config)
     config = resolve(config)
     if config.init is None and count < FEW_PHOTOGRAPHS:

@@ -447,3 +447,19 @@ def test_the_longer_side_may_be_bounded(competition: Competition, tmp_path: Path
     out = make(competition() / "train.json", out=tmp_path / "out", longer_side=24)
     sizes = {Image.open(io.BytesIO(jpg)).size for _, _, jpg in samples(out).values()}
     assert sizes == {(24, 18)}
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_force_does_not_move_the_photographs_beside_the_json(
+    kind: str, competition: Competition, refused: Callable[..., str]
+) -> None:
+    root = competition()
+    if kind == "archive":
+        archive(root, name="pictures.tar")
+        (root / "out").mkdir()
+        (root / "pictures.tar").rename(root / "out" / "train.tar")
+        (root / "train.tar").symlink_to("out/train.tar")
+    out = root / ("train" if kind == "folder" else "out")
+    before = sorted(out.rglob("*"))
+    assert "would be moved aside" in refused("shards", "make", "inat2021", root / "train.json", "--out", out, "--force")
+    assert sorted(out.rglob("*")) == before

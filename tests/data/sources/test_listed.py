@@ -1,6 +1,7 @@
 """Photographs that a table lists: CSV files of the user's, and the data sets of Meta-Album."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def test_without_labels_there_are_no_classes() -> None:
         ([{"path": ""}], "row without a path"),
         ([{"split": "my split"}], "a split must be a word"),
         ([{"label": "rosa", "class": "rosa"}], "the column label must hold numbers from 0"),
-        ([{"label": "-1", "class": "rosa"}], "the column label must hold numbers from 0"),
+        ([{"label": "-2", "class": "rosa"}], "the column label must hold numbers from 0"),
         ([{"label": "1", "class": "a"}, {"label": "1", "class": "b"}], "label 1 is called 'a' and 'b'"),
         ([{"label": "9999999999"}], "label 9999999999 is too large"),
     ],
@@ -183,3 +184,62 @@ def test_what_is_wrong_with_an_album_is_told(
 def test_a_folder_without_a_table_is_no_album(photographs: Photographs, tmp_path: Path, refused: Any) -> None:
     source = photographs(["a.jpg"])
     assert "it has no labels.csv" in refused("shards", "make", "meta-album", source, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["source", "original_size", "class_name"])
+def test_a_column_that_would_be_overwritten_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"has a column '{name}', which Umbel writes into each sample itself: rename"):
+        listed({name: "mine"})
+
+
+def test_whole_numbers_spelled_as_floats_are_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    found = listed({"label": "2.0"}, {"label": "0."}, {"label": ""}, {"label": "-1"}, {"label": "-1.0"}, {"label": "2"})
+    assert [row.label for row in found.splits["train"]] == [2, 0, None, None, None, 2]
+    assert found.classes == ("0", "1", "2")
+    assert "labels are read as numbers of classes, from 0 to 2" in capsys.readouterr().out
+
+
+def test_names_that_are_numbers_are_sorted_as_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    found = listed({"label": "10"}, {"label": "rosa"}, {"label": "9.0"}, {"label": "0.5"})
+    assert found.classes == ("9", "10", "0.5", "rosa")
+    assert "labels are read as names: 4 classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"path": "a\0b.jpg"}, "no path has a NUL"),
+        ({"label": "1" * 5000}, "label 1{20} is too large"),
+        ({"label": "1000000"}, "label 1000000 is too large"),
+        ({"class": "ro\u2028sa"}, "line break in its name"),
+        ({"label": "ro\nsa"}, "line break in its name"),
+    ],
+)
+def test_odd_values_are_told(row: Row, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        listed(row)
+
+
+def test_a_pipe_is_a_bad_photograph_and_not_waited_for(photographs: Photographs, tmp_path: Path, umbel: Umbel) -> None:
+    source = photographs(["a.jpg"])
+    os.mkfifo(source / "b.jpg")
+    (source / "list.csv").write_text("path\na.jpg\nb.jpg\n/dev/zero\n")
+    assert umbel("shards", "make", "csv", source / "list.csv", "--out", tmp_path / "out", "--max-bad", 0.9).code == 0
+    assert set(json.loads((tmp_path / "out" / "bad.json").read_text()).values()) == {"it is no file"}
+
+
+def test_force_does_not_move_listed_photographs(
+    photographs: Photographs, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    source = photographs(["pictures/deep/a.jpg"])
+    (source / "list.csv").write_text("path\npictures/deep/a.jpg\n")
+    for out in ("pictures", "pictures/deep"):
+        told = refused("shards", "make", "csv", source / "list.csv", "--out", source / out, "--force")
+        assert "would be moved aside" in told
+        assert (source / "pictures" / "deep" / "a.jpg").is_file()
+
+
+def test_force_does_not_move_an_albums_photographs(photographs: Photographs, refused: Callable[..., str]) -> None:
+    root = album(photographs)
+    assert "would be moved aside" in refused("shards", "make", "meta-album", root, "--out", root / "images", "--force")
+    assert (root / "images" / "a.jpg").is_file()

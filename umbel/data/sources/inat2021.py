@@ -17,6 +17,8 @@ from umbel.data.stream import OPENERS, is_archive, tail
 from umbel.run import UserError, say
 
 SPLITS = {"train": "train", "train_mini": "train", "val": "val"}
+HEAD = 4096
+"""Bytes of an archive that it is recognised by: so few that one cut off there has given no photograph yet."""
 PLANTAE_SPECIES = 4271
 """Species of the kingdom Plantae in the whole competition."""
 
@@ -143,7 +145,7 @@ def _head_of(archive: Path) -> str:
     """A hash of an archive's beginning: the same when a download that broke off is completed."""
     try:
         with archive.open("rb") as file:
-            return hashlib.sha256(file.read(1 << 20)).hexdigest()
+            return hashlib.sha256(file.read(HEAD)).hexdigest()
     except OSError as error:
         raise UserError(f"{archive} cannot be read ({error.strerror}).") from error
 

@@ -11,10 +11,12 @@ from typing import Annotated
 import tyro
 
 from umbel.data.folder import SPLIT_FOLDERS
+from umbel.data.label_text import identity, is_number, natural
 from umbel.data.make_config import MakeUnsplitConfig, check_split, make_shards
 from umbel.data.photograph_set import Photograph, PhotographSet, fingerprint_of, key_of, state_of
 from umbel.data.table import read_object, read_table
-from umbel.run import UserError
+from umbel.data.to_sample import OWN_FIELDS
+from umbel.run import UserError, say
 
 MAX_LABEL = 1_000_000
 OWN_COLUMNS = ("path", "label", "class", "split")
@@ -24,8 +26,9 @@ OWN_COLUMNS = ("path", "label", "class", "split")
 class MakeCsvConfig(MakeUnsplitConfig):
     """Make shards of the photographs that a CSV file lists.
 
-    Its columns: path (from the file's own folder), and where there are any label (numbers from 0, or names), class (a
-    name) and split. All others go into the samples' JSON.
+    Its columns: path (from the file's own folder), and where there are any label (numbers from 0, or names; empty and
+    -1 are none), class (a name) and split. All others go into the samples' JSON; they may not be called source,
+    original_size or class_name, which stand there already.
     """
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -82,10 +85,14 @@ def read_listed(rows: Sequence[Mapping[str, str]], folder: Path, split: str, *, 
     """Photographs from rows with path, and where there are any label, class and split; other columns are metadata.
 
     Raises:
-        UserError: no rows, a path twice, no name of a split, or labels that make no classes.
+        UserError: no rows, a path twice, no name of a split, labels that make no classes, or a column called as what
+            a sample's JSON holds anyway.
     """
     if not rows:
         raise UserError(f"{where} lists no photographs.")
+    for name in OWN_FIELDS:
+        if name in rows[0] and name not in OWN_COLUMNS:
+            raise UserError(f"{where} has a column '{name}', which Umbel writes into each sample itself: rename it.")
     classes, labels = _classes(rows, where)
     splits: dict[str, list[Photograph]] = {}
     seen: set[str] = set()
@@ -93,6 +100,8 @@ def read_listed(rows: Sequence[Mapping[str, str]], folder: Path, split: str, *, 
         path = row["path"]
         if path in seen or not path:
             raise UserError(f"{where} lists '{path}' twice." if path else f"{where} has a row without a path.")
+        if "\0" in path:
+            raise UserError(f"{where} lists {path!r}: no path has a NUL in it.")
         seen.add(path)
         named = SPLIT_FOLDERS.get(row.get("split", "").lower(), row.get("split")) or split
         check_split(named)
@@ -117,20 +126,24 @@ def read_listed(rows: Sequence[Mapping[str, str]], folder: Path, split: str, *, 
 
 def _classes(rows: Sequence[Mapping[str, str]], where: Path) -> tuple[tuple[str, ...], list[int | None]]:
     """The classes' names, and every row's label."""
-    numbers = [row.get("label", "") for row in rows]
+    numbers = [identity(row.get("label")) or "" for row in rows]
     names = [row.get("class", "") for row in rows]
-    if not all(number.isascii() and number.isdigit() for number in filter(None, numbers)):
+    if not all(map(is_number, filter(None, numbers))):
         if any(names):
             raise UserError(f"{where}: where there is a column class, the column label must hold numbers from 0.")
         numbers, names = [], numbers
     if not any(numbers):
-        classes = sorted(set(filter(None, names)))
+        classes = sorted(set(filter(None, names)), key=natural)
+        if classes:
+            say(f"{where}: labels are read as names: {len(classes):,} classes, numbers in their order, then text.")
         place = {name: label for label, name in enumerate(classes)}
         return tuple(classes), [place.get(name) for name in names]
+    last = max(filter(None, numbers), key=natural)
+    if len(last.lstrip("0")) >= len(str(MAX_LABEL)):
+        raise UserError(f"{where}: label {last[:20]} is too large: labels number the classes from 0.")
     labels = [int(number) if number else None for number in numbers]
-    top = max(label for label in labels if label is not None)
-    if top >= MAX_LABEL:
-        raise UserError(f"{where}: label {top} is too large: labels number the classes from 0.")
+    top = int(last)
+    say(f"{where}: labels are read as numbers of classes, from 0 to {top:,}.")
     known: dict[int, str] = {}
     for label, name in zip(labels, names, strict=True):
         if label is not None and name and known.setdefault(label, name) != name:
