@@ -13,6 +13,10 @@ from umbel.data.index import CACHE_GIB, ShardSet
 from umbel.data.unreadable import UnreadableShardError, retried
 
 OPEN_FILES = 64
+LONGEST_SIDE = 65535
+"""Pixels of the longest side that a JPEG file can have."""
+MOST_GIB = 2**20
+"""A pebibyte."""
 Unreadable = Literal["stop", "skip"]
 
 
@@ -43,9 +47,12 @@ class ReaderConfig:
                 raise ValueError(f"reader.{name} must be at least {low}, not {getattr(self, name)}")
         if not 0 <= self.max_bad <= 1:
             raise ValueError(f"reader.max_bad is a share between 0 and 1, not {self.max_bad}")
-        for name in ("timeout", "cache_gib"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"reader.{name} must be positive, not {getattr(self, name):g}")
+        if self.canvas > LONGEST_SIDE:
+            raise ValueError(f"reader.canvas must be at most {LONGEST_SIDE}, as JPEG files are, not {self.canvas}")
+        if not self.timeout > 0:
+            raise ValueError(f"reader.timeout must be positive, not {self.timeout:g}")
+        if not 0 < self.cache_gib <= MOST_GIB:
+            raise ValueError(f"reader.cache_gib must be positive and at most {MOST_GIB}, not {self.cache_gib:g}")
 
 
 class ShardReader:
