@@ -54,7 +54,7 @@ class Server:
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def do_GET(self) -> None:
-                name = self.path.rpartition("/")[2]
+                name = self.path.partition("?")[0].rpartition("/")[2]
                 server.asked[name] += 1
                 queue = server.trouble.get(name, [])
                 match queue.pop(0) if queue else "":
@@ -68,6 +68,15 @@ class Server:
                         self.send_header("Content-Length", str(len(content)))
                         self.end_headers()
                         self.wfile.write(content[: len(content) // 2])
+                    case "short":  # cut off, and nothing tells that it was
+                        content = (server.root / self.path.lstrip("/")).read_bytes()
+                        self.send_response(200)
+                        self.end_headers()
+                        self.wfile.write(content[: len(content) // 2])
+                    case "page":  # as a server that wants a login answers
+                        self.send_response(200)
+                        self.end_headers()
+                        self.wfile.write(b"<!DOCTYPE html><html><body>Sign in</body></html>")
                     case "stall":
                         self.send_response(200)
                         self.send_header("Content-Length", "1000000")

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from umbel.data.batch import Batch
-from umbel.data.canvas_pool import PLACES, canvas_pool
+from umbel.data.canvas_pool import PLACES, SHARE, canvas_pool
 from umbel.data.index import ShardSet, open_shards
 from umbel.data.order import CursorSampler, Slices
 from umbel.data.training import TrainingDataset
 from umbel.data.workers import training_batches
+from umbel.machine import device_memory
 
 WriteTar = Callable[[Path, Mapping[str, bytes]], Path]
 STEPS, BATCH = 24, 3
@@ -115,3 +116,59 @@ def test_workers_that_are_not_forked_have_no_pool(monkeypatch: pytest.MonkeyPatc
     assert canvas_pool(0, 4, 64) is None
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
     assert canvas_pool(2, 4, 64) is None
+
+
+def test_a_pool_takes_a_share_of_the_memory_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    pool = canvas_pool(16, 256, 8192)
+    assert pool is not None
+    assert 0.9 * SHARE * device_memory("cpu") < pool.memory.size <= SHARE * device_memory("cpu")
+    assert "data workers share places of" in capsys.readouterr().out
+    small = canvas_pool(2, 3, 64)
+    assert small is not None
+    assert small.memory.shape == (2, PLACES, 3 * 3 * 64 * 64)
+    assert not capsys.readouterr().out
+
+
+def test_where_the_system_gives_no_memory_there_is_no_pool(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The share of the memory is raised to more than a process can address: the system's own refusal."""
+    monkeypatch.setattr("umbel.data.canvas_pool.SHARE", 2.0**62 / device_memory("cpu"))
+    assert canvas_pool(1, 2**20, 2**19) is None
+    told = "data workers share no memory for canvases: the system gives none (Cannot allocate memory)."
+    assert capsys.readouterr().out.count(told) == 1
+
+
+def test_a_process_that_was_forked_frees_nothing(shards: ShardSet) -> None:
+    with batches(shards, 1) as (dataset, found):
+        for last in found:  # at the end the worker takes no more places
+            held = [last]
+        del last
+        gc.collect()
+        assert dataset.pool is not None
+        assert dataset.pool.lent.sum() == 1
+        child = multiprocessing.get_context("fork").Process(target=drop, args=(held,))
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+        assert dataset.pool.lent.sum() == 1
+        held.clear()
+        gc.collect()
+        assert not dataset.pool.lent.any()
+
+
+def drop(held: list[Batch]) -> None:
+    held.clear()
+    gc.collect()
+
+
+def test_batches_arrive_after_their_dataset_has_another_pool(shards: ShardSet) -> None:
+    expected = canvases(shards)
+    with batches(shards, 1) as (dataset, found):
+        assert torch.equal(next(found).canvas, expected[0])
+        sampler = CursorSampler(Slices(micro_batch=BATCH), first=0, last=STEPS)
+        with training_batches(dataset, sampler, collate=as_it_is, workers=1, pin=False) as others:
+            gc.collect()
+            for row, (batch, other) in enumerate(zip(found, others, strict=False)):
+                assert torch.equal(batch.canvas, expected[row + 1])
+                assert torch.equal(other.canvas, expected[row])

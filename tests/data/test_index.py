@@ -329,7 +329,7 @@ def test_a_shard_of_png_images_is_not_read_as_an_empty_one(tmp_path: Path, write
         open_shards(data)
 
 
-@pytest.mark.parametrize("text", [b"rosa", b"", b"1.5", b"99999999999", b"-3"])
+@pytest.mark.parametrize("text", [b"rosa", b"", b"1.5", b"99999999999", b"2147483647", b"-3"])
 def test_a_label_that_is_no_class_number_is_named(
     text: bytes, tmp_path: Path, write_tar: Tar, jpeg: Callable[..., bytes]
 ) -> None:
@@ -395,3 +395,130 @@ def test_the_flowers_are_indexed_as_tarfile_reads_them(shared_data: Path, own_ca
     assert counts == {"train": 1856, "val": 444, "test": 711, "unlabeled": 2529}
     assert len(shards.classes) == 89
     assert np.unique(shards.members["label"]).tolist() == list(range(-1, 89))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("shard", 7, "it gives samples to other shards than they lie in"),
+        ("shard", 1, "it gives samples to other shards than they lie in"),
+        ("label", 2**31 - 1, "it has labels that lie not between 0 and 9999999"),
+        ("label", -2, "it has labels that lie not between 0 and 9999999"),
+    ],
+)
+def test_an_index_of_numbers_that_cannot_be_is_refused(field: str, value: int, words: str, made_shards: Made) -> None:
+    folder = made_shards()
+    members = np.load(folder / "members.npy")
+    members[field][1] = value
+    np.save(folder / "members.npy", members)
+    with pytest.raises(UserError, match=words):
+        open_shards(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "words"),
+    [
+        (("classes",), [["a"]], "its classes are no list of names"),
+        (("classes",), "rosa", "its classes are no list of names"),
+        (("classes",), None, "its classes are no list of names"),
+        (("shards",), 3, "is damaged"),
+        (("shards", 0), "train-000000.tar", "is damaged"),
+        (("shards", 0, "name"), ["a"], "is not the name of a shard"),
+        (("shards", 0, "name"), "train-000001.tar", r"it lists train-000001\.tar twice"),
+        (("shards", 0, "split"), "val", r"it gives train-000000\.tar another split"),
+        (("shards", 0, "split"), 1, r"it gives train-000000\.tar another split"),
+        (("shards", 0, "count"), "3", "a size that is no number"),
+        (("shards", 0, "count"), -3, "a size that is no number"),
+        (("shards", 0, "count"), 10**30, "a size that is no number"),
+        (("shards", 0, "count"), 2**40, "its parts do not fit together"),
+        (("shards", 0, "bytes"), 1e4, "a size that is no number"),
+        (("shards", 0, "bytes"), 10**30, "a size that is no number"),
+        (("shards", 0, "sha256"), 5, "a sum that is no text"),
+    ],
+)
+def test_an_index_of_other_kinds_of_values_is_refused(
+    at: tuple[str | int, ...], value: object, words: str, made_shards: Made
+) -> None:
+    path = made_shards() / "index.json"
+    index = inner = json.loads(path.read_text())
+    for step in at[:-1]:
+        inner = inner[step]
+    inner[at[-1]] = value
+    path.write_text(json.dumps(index))
+    with pytest.raises(UserError, match=words):
+        open_shards(str(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ([b"a", b"b", b"c", b"d", b"rosa_\xe9", b"f"], "the key of sample 4 is not UTF-8"),
+        ([b"\xc3", b"\xa9", b"c", b"d", b"e", b"f"], "the key of sample 0 is not UTF-8"),
+        ([1, 2, 3, 4, 5, 6], "its parts do not fit together"),
+        (["a", "b", "c", "d", "e", "f"], "its parts do not fit together"),
+        ([[b"a"]] * 6, "its parts do not fit together"),
+    ],
+)
+def test_keys_that_are_no_text_are_refused(keys: list[object], words: str, made_shards: Made) -> None:
+    folder = made_shards()
+    np.save(folder / "keys.npy", np.array(keys))
+    with pytest.raises(UserError, match=words):
+        open_shards(str(folder))
+
+
+def test_keys_beyond_ascii_are_read(foreign_shards: Foreign, write_tar: Tar, jpeg: Callable[..., bytes]) -> None:
+    folder = foreign_shards(shards=1)
+    write_tar(folder / "train-000001.tar", {"églantier.jpg": jpeg(1)})
+    assert open_shards(str(folder)).key(4) == "églantier"
+
+
+def test_an_archive_of_arrays_is_no_array(made_shards: Made) -> None:
+    folder = made_shards()
+    with (folder / "members.npy").open("wb") as file:
+        np.savez(file, members=np.zeros(6))
+    with pytest.raises(UserError, match=r"members\.npy is missing or no array"):
+        open_shards(str(folder))
+
+
+def test_class_names_in_latin_1_are_said(foreign_shards: Foreign) -> None:
+    folder = foreign_shards()
+    (folder / "classes.txt").write_bytes("églantier\nsalvia\nviola\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"classes\.txt is not UTF-8 text .*: save it as UTF-8"):
+        open_shards(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("content", "classes"),
+    [
+        ("rosa\nsalvia\nviola", ("rosa", "salvia", "viola")),
+        ("rosa\nsalvia\nviola\n", ("rosa", "salvia", "viola")),
+        ("rosa\r\nsalvia\r\nviola\r\n", ("rosa", "salvia", "viola")),
+        ("ro\u2028sa\x85\nsal\x0bvia\nviola\n", ("ro\u2028sa\x85", "sal\x0bvia", "viola")),
+        ("rosa\n\nviola\n", ("rosa", "", "viola")),
+        ("", ()),
+    ],
+)
+def test_a_line_of_the_class_names_is_a_label(content: str, classes: tuple[str, ...], foreign_shards: Foreign) -> None:
+    folder = foreign_shards()
+    (folder / "classes.txt").write_bytes(content.encode())
+    assert open_shards(str(folder)).classes == classes
+
+
+def test_what_has_a_shards_name_and_is_no_file_is_said(foreign_shards: Foreign) -> None:
+    folder = foreign_shards()
+    os.mkfifo(folder / "train-000002.tar")
+    for data in (folder, folder / "train-{000000..000002}.tar"):
+        with pytest.raises(UserError, match=r"train-000002\.tar.* not a file"):
+            open_shards(str(data))
+    (folder / "train-000002.tar").unlink()
+    (folder / "train-000002.tar").mkdir()
+    with pytest.raises(UserError, match=r"train-000002\.tar is not a file"):
+        open_shards(str(folder))
+
+
+def test_an_array_of_an_index_that_is_no_file_is_said(made_shards: Made) -> None:
+    folder = made_shards()
+    (folder / "keys.npy").unlink()
+    os.mkfifo(folder / "keys.npy")
+    with pytest.raises(UserError, match=r"keys\.npy is missing or no array"):
+        open_shards(str(folder))

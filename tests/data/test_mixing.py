@@ -159,9 +159,12 @@ def test_a_set_without_samples_is_refused(sets: list[ShardSet]) -> None:
     ("values", "words"),
     [
         ({"data": ("b",)}, "mix.weights must be as many as mix.data: 1, not 0"),
-        ({"data": ("b",), "weights": (0.0,)}, "mix.weights must be positive, not 0"),
-        ({"data": ("b",), "weights": (float("inf"),)}, "mix.weights must be positive"),
-        ({"data": ("b",), "weights": (float("nan"),)}, "mix.weights must be positive"),
+        ({"data": ("b",), "weights": (0.0,)}, "mix.weights must lie between 1e-06 and 1,000,000, not 0"),
+        ({"data": ("b",), "weights": (float("inf"),)}, "mix.weights must lie between"),
+        ({"data": ("b",), "weights": (float("nan"),)}, "mix.weights must lie between"),
+        ({"data": ("b",), "weights": (1e300,)}, "mix.weights must lie between"),
+        ({"data": ("b",), "weights": (1e-300,)}, "mix.weights must lie between"),
+        ({"data": ("b",), "weights": (1.0,), "epoch": 10**23}, "mix.epoch must be at most 1,000,000,000,000, not 1"),
         ({"data": ("b",), "weights": (1.0,), "epoch": -1}, "mix.epoch must not be negative"),
         ({"epoch": 5}, "needs mix.data"),
     ],
@@ -169,3 +172,10 @@ def test_a_set_without_samples_is_refused(sets: list[ShardSet]) -> None:
 def test_settings_that_make_no_mix_are_named(values: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         MixConfig(**values)  # type: ignore[arg-type]
+
+
+def test_the_bounds_of_weights_and_epochs_are_read(sets: list[ShardSet]) -> None:
+    for weights, epoch in (((1e6, 1e6), 10**12), ((1e-6, 1e6), 0)):
+        mixed = mix_sets(sets, MixConfig(data=("b", "c"), weights=weights, epoch=epoch))
+        batch = TrainingDataset(mixed, seed=0, canvas=64, window=2).__getitems__([0, mixed.epoch, 10**12])
+        assert not batch.bad

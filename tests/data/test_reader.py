@@ -180,6 +180,10 @@ def test_members_that_are_not_there_are_empty(foreign_shards: Foreign) -> None:
         ({"canvas": 8}, "reader.canvas must be at least 16, not 8"),
         ({"window": 0}, "reader.window must be at least 1"),
         ({"workers": -2}, "reader.workers must be at least -1"),
+        ({"canvas": 10**9}, "reader.canvas must be at most 65535"),
+        ({"cache_gib": float("inf")}, "reader.cache_gib must be positive and at most 1048576, not inf"),
+        ({"cache_gib": 0.0}, "reader.cache_gib must be positive and at most 1048576, not 0"),
+        ({"timeout": 0.0}, "reader.timeout must be positive"),
         ({"max_bad": 2.0}, "reader.max_bad is a share between 0 and 1"),
     ],
 )

@@ -13,8 +13,10 @@ import pytest
 
 from umbel.data import remote, shard_cache, unreadable
 from umbel.data.index import ShardSet, find_shards, open_shards
+from umbel.data.index_file import write_index
 from umbel.data.order import epoch_windows
 from umbel.data.reader import ShardReader
+from umbel.data.scan import scan_shard
 from umbel.data.shard_cache import GIB
 from umbel.data.training import TrainingDataset
 from umbel.data.unreadable import UnreadableShardError
@@ -330,3 +332,91 @@ def test_many_processes_fetch_a_shard_once(server: Any, made_shards: Made) -> No
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4
     assert server.asked["train-000000.tar"] == server.asked["train-000001.tar"] == 1
+
+
+@pytest.mark.parametrize("trouble", ["short", "page"])
+@pytest.mark.parametrize("name", ["index.json", "members.npy", "keys.npy"])
+def test_an_index_that_came_damaged_is_named_by_its_url_and_not_kept(
+    name: str, trouble: str, server: Any, made_shards: Made, own_cache: Path
+) -> None:
+    folder = made_shards()
+    server.trouble[name] = [trouble]
+    with pytest.raises(UserError) as caught:
+        open_shards(f"{server.url}/shards")
+    assert f"the index {server.url}/shards/index.json" in str(caught.value)
+    assert str(own_cache) not in str(caught.value)
+    assert not [path for path in own_cache.rglob("*") if path.is_file()]
+    assert contents(open_shards(f"{server.url}/shards")) == contents(open_shards(str(folder)))
+
+
+def test_an_index_that_was_damaged_in_the_cache_is_fetched_anew(
+    server: Any, made_shards: Made, own_cache: Path
+) -> None:
+    made_shards()
+    expected = contents(open_shards(f"{server.url}/shards"))
+    (kept,) = own_cache.rglob("members.npy")
+    kept.write_bytes(kept.read_bytes()[:200])
+    assert contents(open_shards(f"{server.url}/shards")) == expected
+    assert server.asked["members.npy"] == 2
+    assert len(open_shards(f"{server.url}/shards")) == len(expected)
+    assert server.asked["members.npy"] == 2
+
+
+def test_a_signed_url_is_a_shard(server: Any, foreign_shards: Foreign) -> None:
+    folder = foreign_shards()
+    shards = open_shards(f"{server.url}/foreign/train-{{000000..000001}}.tar?credential=a/b&sig=x.y")
+    assert contents(shards) == contents(open_shards(str(folder)))
+    assert [shard.path.name for shard in shards.shards] == ["train-000000.tar", "train-000001.tar"]
+    assert shards.folder == f"{server.url}/foreign"
+
+
+def test_a_signed_url_with_an_index_beside_it(server: Any, made_shards: Made) -> None:
+    folder = made_shards()
+    shards = open_shards(f"{server.url}/shards/train-000001.tar?sig=x")
+    assert contents(shards) == contents(open_shards(f"{folder}/train-000001.tar"))
+
+
+def test_what_is_no_shard_is_not_called_one(server: Any, foreign_shards: Foreign, made_shards: Made) -> None:
+    """Nor is a way to go on told where there is none."""
+    foreign_shards()
+    for name, data in (("index.json", "foreign"), ("classes.txt", "foreign/train-000000.tar")):
+        server.trouble[name] = ["drop"] * 4
+        with pytest.raises(UserError) as caught:
+            open_shards(f"{server.url}/{data}")
+        folder = f"{server.url}/foreign"
+        assert str(caught.value).startswith(
+            f"{folder}/{name} cannot be read (its server answers nothing; tried 4 times"
+        )
+        assert "skip" not in str(caught.value)
+    server.trouble["train-000000.tar"] = ["drop"] * 4
+    with pytest.raises(UserError) as caught:
+        open_shards(f"{server.url}/foreign/train-000000.tar")
+    assert str(caught.value).startswith(f"shard {server.url}/foreign/train-000000.tar cannot be read (")
+    assert "skip" not in str(caught.value)
+    made_shards()
+    shards = open_shards(f"{server.url}/shards")
+    server.trouble["train-000000.tar"] = ["drop"] * 4
+    with pytest.raises(UnreadableShardError, match=r"goes on without it by --reader\.unreadable-shards skip"):
+        contents(shards)
+
+
+def test_class_names_in_latin_1_on_a_server_are_said(server: Any, foreign_shards: Foreign) -> None:
+    (foreign_shards() / "classes.txt").write_bytes("églantier\nsalvia\nviola\n".encode("latin-1"))
+    with pytest.raises(UserError, match=rf"^{server.url}/foreign/classes\.txt is not UTF-8"):
+        open_shards(f"{server.url}/foreign/train-000000.tar")
+
+
+def test_an_empty_shard_is_checked_through_its_url(
+    server: Any, made_shards: Made, write_tar: Callable[..., Path], umbel: Callable[..., Any]
+) -> None:
+    folder = made_shards()
+    write_index(
+        folder,
+        [scan_shard(folder / "train-000000.tar"), scan_shard(write_tar(folder / "val-000000.tar", {}))],
+        classes=["rosa", "salvia"],
+    )
+    (folder / "train-000001.tar").unlink()
+    code, out, err = umbel("shards", "check", f"{server.url}/shards")
+    assert (code, err.count("Traceback")) == (0, 0), err
+    assert "no faults" in out
+    assert server.asked["val-000000.tar"] == 1

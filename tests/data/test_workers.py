@@ -313,7 +313,9 @@ def test_labels_weights_and_text_travel_when_asked_for(
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"[]", b'{"weight": "heavy"}', b'{"weight": -1}', b'{"weight": null}', b"\xff"]
+    "content",
+    [b"{", b"[]", b"\xff"]
+    + [b'{"weight": %s}' % weight for weight in (b'"heavy"', b"-1", b"null", b"1" + b"0" * 400, b"1e300", b"NaN")],
 )
 def test_a_weight_that_is_no_number_is_named(content: bytes, tmp_path: Path, write_tar: Tar, jpeg: Jpeg) -> None:
     folder = labeled(tmp_path, write_tar, jpeg, **{"k1.json": content})
@@ -328,3 +330,26 @@ def test_a_workers_canvas_is_already_in_shared_memory(foreign_shards: Foreign, m
     assert batch.canvas.is_shared()
     (alone,) = read(dataset(foreign_shards(folder="other")), last=1)
     assert torch.equal(batch.canvas, alone.canvas)
+
+
+@pytest.mark.parametrize("kind", ["json", "txt"])
+def test_a_shard_that_is_lost_between_a_photograph_and_what_stands_beside_it_is_skipped(
+    kind: str, tmp_path: Path, write_tar: Tar, jpeg: Jpeg
+) -> None:
+    for shard in range(2):
+        write_tar(tmp_path / f"train-{shard:06d}.tar", {f"k{shard}.jpg": jpeg(shard), f"k{shard}.{kind}": b"{}"})
+    settings = {"weights": kind == "json", "text": kind == "txt"}
+    skipping, stopping = dataset(tmp_path, unreadable_shards="skip", **settings), dataset(tmp_path, **settings)
+    with (tmp_path / "train-000001.tar").open("rb+") as file:
+        file.truncate(int(skipping.reader.shards.members[f"{kind}_offset"][1]))
+    (batch,) = read(skipping, batch=2, last=1)
+    row = batch.sample.tolist().index(1)
+    assert [sample for sample, _ in batch.bad] == [1]
+    assert batch.label[row] == -1
+    assert torch.equal(batch.canvas[0], batch.canvas[1])
+    if batch.weight is not None:
+        assert (batch.weight[row], batch.weight[1 - row]) == (0, 1)
+    if batch.text is not None:
+        assert (batch.text[row], batch.text[1 - row]) == ("", "{}")
+    with pytest.raises(UserError, match=r"train-000001\.tar cannot be read"):
+        read(stopping, batch=2, last=1)

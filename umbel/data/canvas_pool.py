@@ -6,9 +6,11 @@ tensor is gone; a worker without a free place takes new memory. Workers must be 
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import multiprocessing
+import os
 import weakref
 from dataclasses import dataclass
 
@@ -17,20 +19,35 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from umbel.machine import device_memory
+from umbel.run import say
+
 PLACES = 6
 """Canvases of a worker: those that a DataLoader keeps in flight, one in use and one behind it."""
+MIB = 1024**2
+SHARE = 0.25
+"""Of the machine's memory that a pool may take at most."""
+_numbers = itertools.count()
 _pools: weakref.WeakValueDictionary[int, CanvasPool] = weakref.WeakValueDictionary()
 
 
 class CanvasPool:
-    """Places for canvases of at most `room` bytes: `PLACES` for each worker."""
+    """Places for canvases of at most `room` bytes: `PLACES` for each worker.
+
+    A batch that arrives needs its pool: whoever reads from the workers holds it for as long.
+
+    Raises:
+        OSError: the system does not give so much memory.
+    """
 
     def __init__(self, workers: int, room: int) -> None:
         # Anonymous and shared: pages are there when they are first written, and /dev/shm does not bound them.
         memory = np.frombuffer(mmap.mmap(-1, workers * PLACES * room), dtype=np.uint8)
         self.memory = memory.reshape(workers, PLACES, room)
         self.lent = np.frombuffer(mmap.mmap(-1, workers * PLACES), dtype=np.uint8).reshape(workers, PLACES)
-        _pools[id(self)] = self
+        # Never a number twice: a batch must not find another pool in the place of its own.
+        self.number = next(_numbers)
+        _pools[self.number] = self
 
     def take(self, shape: tuple[int, int, int]) -> Place | None:
         """A free place for canvases (B, H, W) of the worker that calls; None where there is none."""
@@ -41,7 +58,7 @@ class CanvasPool:
         if not len(free):
             return None
         self.lent[worker.id, free[0]] = 1
-        return Place(pool=id(self), worker=worker.id, number=int(free[0]), shape=shape)
+        return Place(pool=self.number, worker=worker.id, number=int(free[0]), shape=shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +77,7 @@ class Place:
     def received(self) -> Tensor:
         """The canvases in the trainer; the place is free again when the last tensor in their memory is gone."""
         memory = self._memory()
-        weakref.finalize(memory, self._free, _pools[self.pool].lent).atexit = False
+        weakref.finalize(memory, self._free, _pools[self.pool].lent, os.getpid()).atexit = False
         return _as_canvas(memory, self.shape)
 
     def _memory(self) -> np.ndarray:
@@ -68,8 +85,9 @@ class Place:
         view: np.ndarray = _pools[self.pool].memory[self.worker, self.number, : 3 * math.prod(self.shape)]
         return view
 
-    def _free(self, lent: np.ndarray) -> None:
-        lent[self.worker, self.number] = 0
+    def _free(self, lent: np.ndarray, receiver: int) -> None:
+        if os.getpid() == receiver:  # a process forked from it drops a copy, and the canvas is still in use
+            lent[self.worker, self.number] = 0
 
 
 def _as_canvas(memory: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
@@ -77,7 +95,20 @@ def _as_canvas(memory: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
 
 
 def canvas_pool(workers: int, batch: int, side: int) -> CanvasPool | None:
-    """A pool for micro-batches of `batch` canvases of at most `side` pixels; None where workers would not share it."""
+    """A pool for micro-batches of `batch` canvases of at most `side` pixels; None where workers would not share it.
+
+    It takes at most SHARE of the machine's memory: larger canvases than fit then take memory of their own.
+    """
     if not workers or multiprocessing.get_start_method() != "fork":
         return None
-    return CanvasPool(workers, batch * 3 * side * side)
+    wanted, most = batch * 3 * side * side, int(SHARE * device_memory("cpu")) // (workers * PLACES)
+    if wanted > most:
+        say(
+            f"data workers share places of {most / MIB:,.0f} MiB for canvases, where {wanted / MIB:,.0f} could be "
+            f"needed: all of them may take {SHARE:.0%} of the memory; larger canvases take memory of their own."
+        )
+    try:
+        return CanvasPool(workers, min(wanted, most))
+    except OSError as error:
+        say(f"data workers share no memory for canvases: the system gives none ({error.strerror}).")
+        return None

@@ -92,8 +92,7 @@ def _files(shards: ShardSet) -> list[str]:
     with Bar("hashing shards", len(shards.shards)) as bar:
         for number, shard in enumerate(shards.shards):
             reader.keep({number})
-            if shard.count:
-                reader.read(int(starts[number]), "jpg")  # a remote shard is here from now on
+            reader.open(number)  # a remote shard is here from now on
             faults += _file(shard, shards.members[starts[number] : starts[number + 1]])
             bar.advance()
     return faults

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from umbel.data.index_file import index_cache, read_index, with_bar, write_index
+from umbel.data.index_file import index_cache, parse_classes, read_index, with_bar, write_index
 from umbel.data.remote import is_url
 from umbel.data.remote_index import open_urls
 from umbel.data.scan import SHARD_NAME, scan_shard, split_of
@@ -29,18 +29,22 @@ def find_shards(data: str) -> list[Path] | list[str]:
     """What DATA names: the tar files of a folder, one file or a brace pattern, or URLs; [] if it names no shards.
 
     Raises:
-        UserError: unbalanced braces, or a file that is not there.
+        UserError: unbalanced braces, or a shard that is not there or not a file.
     """
     if is_url(data):
         return _expand(data)
     path = Path(data)
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if SHARD_NAME.fullmatch(file.name))
+        paths = sorted(file for file in path.iterdir() if SHARD_NAME.fullmatch(file.name))
+        for file in paths:
+            if not file.is_file():  # reading a FIFO would wait for ever
+                raise UserError(f"shard {file} is not a file: move it elsewhere.")
+        return paths
     if path.suffix == ".tar" or "{" in data:
         paths = [Path(name) for name in _expand(data)]
         missing = [str(name) for name in paths if not name.is_file()]
         if missing:
-            raise UserError(f"{missing[0]}: there is no such shard.")
+            raise UserError(f"{missing[0]}: there is no such shard, or it is not a file.")
         return paths
     return []
 
@@ -85,9 +89,13 @@ def open_shards(data: str, *, cache_gib: float = CACHE_GIB, allow_pipe: bool = F
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:
-    """The class names of a folder of shards; () where it has no classes.txt."""
+    """The class names of a folder of shards; () where it has no classes.txt.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
     path = folder / "classes.txt"
-    return tuple(path.read_text().splitlines()) if path.is_file() else ()
+    return parse_classes(path.read_bytes(), str(path)) if path.is_file() else ()
 
 
 def _open_folder(folder: Path, paths: Sequence[Path], whole: bool) -> ShardSet:

@@ -14,6 +14,11 @@ from umbel.data.order import Mix
 from umbel.data.shard_set import ShardSet, concatenate
 from umbel.run import UserError, say
 
+LARGEST_WEIGHT = 1_000_000
+"""And the smallest is one over it: cursors, which count the samples of all sets, stay 64-bit numbers."""
+LONGEST_EPOCH = 10**12
+"""Samples; for the same reason."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
@@ -29,10 +34,13 @@ class MixConfig:
     def __post_init__(self) -> None:
         if len(self.data) != len(self.weights):
             raise ValueError(f"mix.weights must be as many as mix.data: {len(self.data)}, not {len(self.weights)}")
-        if not all(0 < weight < math.inf for weight in self.weights):
-            raise ValueError(f"mix.weights must be positive, not {', '.join(f'{w:g}' for w in self.weights)}")
+        if not all(1 / LARGEST_WEIGHT <= weight <= LARGEST_WEIGHT for weight in self.weights):
+            told = ", ".join(f"{weight:g}" for weight in self.weights)
+            raise ValueError(f"mix.weights must lie between {1 / LARGEST_WEIGHT:g} and {LARGEST_WEIGHT:,}, not {told}")
         if self.epoch < 0 or (self.epoch and not self.data):
             raise ValueError("mix.epoch must not be negative, and needs mix.data")
+        if self.epoch > LONGEST_EPOCH:
+            raise ValueError(f"mix.epoch must be at most {LONGEST_EPOCH:,}, not {self.epoch}")
 
 
 def mix_sets(sets: Sequence[ShardSet], config: MixConfig) -> ShardSet:

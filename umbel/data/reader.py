@@ -7,13 +7,18 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from umbel.data.index import CACHE_GIB, ShardSet
 from umbel.data.unreadable import UnreadableShardError, retried
 
 OPEN_FILES = 64
+LONGEST_SIDE = 65535
+"""Pixels of the longest side that a JPEG file can have."""
+MOST_GIB = 2**20
+"""A pebibyte."""
 Unreadable = Literal["stop", "skip"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +48,12 @@ class ReaderConfig:
                 raise ValueError(f"reader.{name} must be at least {low}, not {getattr(self, name)}")
         if not 0 <= self.max_bad <= 1:
             raise ValueError(f"reader.max_bad is a share between 0 and 1, not {self.max_bad}")
-        for name in ("timeout", "cache_gib"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"reader.{name} must be positive, not {getattr(self, name):g}")
+        if self.canvas > LONGEST_SIDE:
+            raise ValueError(f"reader.canvas must be at most {LONGEST_SIDE}, as JPEG files are, not {self.canvas}")
+        if not self.timeout > 0:
+            raise ValueError(f"reader.timeout must be positive, not {self.timeout:g}")
+        if not 0 < self.cache_gib <= MOST_GIB:
+            raise ValueError(f"reader.cache_gib must be positive and at most {MOST_GIB}, not {self.cache_gib:g}")
 
 
 class ShardReader:
@@ -73,11 +81,8 @@ class ShardReader:
         shard, length, offset = int(row["shard"]), int(row[f"{kind}_bytes"]), int(row[f"{kind}_offset"])
         if not length:
             return b""
-        if shard in self._given_up:
-            raise self._given_up[shard]
 
         def read() -> bytes:
-            self.progress(shard)
             try:
                 content = os.pread(self._descriptor(shard), length, offset)
                 if len(content) < length:
@@ -87,8 +92,27 @@ class ShardReader:
                 raise
             return content
 
+        return self._retried(read, shard)
+
+    def open(self, shard: int) -> None:
+        """Open a shard; a remote one lies at its path from then on, as long as it is open.
+
+        Raises:
+            UnreadableShardError: it cannot be read, however often it is tried.
+        """
+        self._retried(lambda: self._descriptor(shard), shard)
+
+    def _retried(self, read: Callable[[], Result], shard: int) -> Result:
+        """What `read` gives; a shard that gave nothing is not tried again."""
+        if shard in self._given_up:
+            raise self._given_up[shard]
+
+        def observed() -> Result:
+            self.progress(shard)
+            return read()
+
         try:
-            return retried(read, self.shards.shards[shard].place)
+            return retried(observed, f"shard {self.shards.shards[shard].place}", skippable=True)
         except UnreadableShardError as error:
             self._given_up[shard] = error
             raise

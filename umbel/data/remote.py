@@ -41,6 +41,11 @@ def is_url(data: str) -> bool:
     return data.startswith("pipe:") or "://" in data
 
 
+def without_query(url: str) -> str:
+    """A URL up to its query, which may be a signature; a `pipe:` command as it is."""
+    return url if url.startswith("pipe:") else url.partition("?")[0]
+
+
 def check_url(url: str, *, allow_pipe: bool) -> None:
     """Refuse what cannot or must not be opened.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from umbel.data.index_file import ARRAYS, index_cache, read_index, with_bar, write_index
-from umbel.data.remote import AbsentError, check_url, download
+from umbel.data.index_file import ARRAYS, IndexFile, index_cache, parse_classes, read_index, with_bar, write_index
+from umbel.data.remote import AbsentError, check_url, download, without_query
 from umbel.data.scan import SHARD_NAME, ScannedShard, scan_shard, split_of
 from umbel.data.shard_cache import ShardCache
 from umbel.data.shard_set import ShardSet, pick
@@ -34,8 +36,8 @@ def _by_folder(urls: Sequence[str]) -> dict[str, list[str]]:
     for url in urls:
         if url.startswith("pipe:"):
             groups.setdefault("pipe:", []).append(url)
-        elif url.endswith(".tar"):
-            groups.setdefault(url.rpartition("/")[0], []).append(url)
+        elif without_query(url).endswith(".tar"):
+            groups.setdefault(without_query(url).rpartition("/")[0], []).append(url)
         else:
             groups.setdefault(url.rstrip("/"), [])
     return groups
@@ -46,16 +48,17 @@ def _open_folder(folder: str, urls: Sequence[str], cache: ShardCache) -> ShardSe
     names = [_name_of(url) for url in urls]
     if len(set(names)) < len(names):
         raise UserError(f"{urls[0]}: two of the URLs name the same shard: give each a name of its own.")
-    where = None if folder == "pipe:" else _fetch_index(folder)
-    if where is None:
+    index = None if folder == "pipe:" else _fetch_index(folder)
+    if index is None:
         if not urls:
             raise UserError(f"{folder} gives no index.json: give a brace pattern of shards, or see that it is there.")
         where = index_cache(list(urls))
         if not (where / "index.json").is_file():
-            classes = None if folder == "pipe:" else _fetch(f"{folder}/classes.txt")
+            place = f"{folder}/classes.txt"
+            classes = parse_classes((None if folder == "pipe:" else _fetch(place)) or b"", place)
             scanned = [_fetch_and_scan(url, name, cache) for url, name in zip(with_bar(urls), names, strict=True)]
-            write_index(where, scanned, classes=(classes or b"").decode("utf-8", "replace").splitlines())
-    index = read_index(where)
+            write_index(where, scanned, classes=classes)
+        index = read_index(where)
     if not urls:
         names = list(index.rows)
         urls = [f"{folder}/{name}" for name in names]
@@ -72,7 +75,7 @@ def _name_of(url: str) -> str:
         found = [match[0] for match in re.finditer(rf"(?<![\w-]){SHARD_NAME.pattern}", url)]
         name = found[-1] if found else url
     else:
-        name = url.rpartition("/")[2]
+        name = without_query(url).rpartition("/")[2]
     split_of(Path(name))
     return name
 
@@ -88,25 +91,38 @@ def _fetch_and_scan(url: str, name: str, cache: ShardCache) -> ScannedShard:
             path.unlink(missing_ok=True)  # the next try must not find it
             raise UserError(str(error).replace(str(path), url)) from error
 
-    return retried(fetch_and_scan, url)
+    return retried(fetch_and_scan, f"shard {url}")
 
 
-def _fetch_index(folder: str) -> Path | None:
-    """Bring a folder's index here where it is new; None where the folder has none."""
+def _fetch_index(folder: str) -> IndexFile | None:
+    """A folder's index, fetched where it is not here; None where the folder has none."""
     text = _fetch(f"{folder}/index.json")
     if text is None:
         say(f"{folder} gives no index.json: its shards are fetched and scanned, once.")
         return None
     where = index_cache([folder, text])
-    if not (where / "index.json").is_file():
-        where.mkdir(parents=True, exist_ok=True)
-        for name in ARRAYS:
-            content = _fetch(f"{folder}/{name}")
-            if content is None:
-                raise UserError(f"{folder} gives index.json without {name}: copy {', '.join(ARRAYS)} there too.")
-            write_atomic(where / name, content)
-        write_atomic(where / "index.json", text)
-    return where
+    with contextlib.suppress(UserError):  # not here, or damaged by a power cut
+        return read_index(where)
+    where.mkdir(parents=True, exist_ok=True)
+    contents = {"index.json": text} | {name: _fetch_array(folder, name) for name in ARRAYS}
+    # Read before it is kept: a transfer that was cut off need not show as one.
+    with tempfile.TemporaryDirectory(dir=where) as new:
+        for name, content in contents.items():
+            (Path(new) / name).write_bytes(content)
+        try:
+            read_index(Path(new), url=folder)
+        except UserError as error:
+            raise UserError(str(error).replace(new, folder)) from error
+    for name in (*ARRAYS, "index.json"):
+        write_atomic(where / name, contents[name])
+    return read_index(where)
+
+
+def _fetch_array(folder: str, name: str) -> bytes:
+    content = _fetch(f"{folder}/{name}")
+    if content is None:
+        raise UserError(f"{folder} gives index.json without {name}: copy {', '.join(ARRAYS)} there too.")
+    return content
 
 
 def _fetch(url: str) -> bytes | None:

@@ -13,6 +13,8 @@ from umbel.run import UserError
 
 SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 SHARD_NAME = re.compile(rf"(?P<split>{SPLIT_NAME.pattern})-(?P<number>\d{{6,}})\.tar")
+LABELS = 10_000_000
+"""Labels are smaller: they are counted in tables as long as the largest, and are more than there are species."""
 MEMBER = np.dtype(
     [
         ("shard", "<u4"),
@@ -115,8 +117,8 @@ def _add_member(samples: dict[bytes, np.ndarray], member: tarfile.TarInfo, tar: 
         file = tar.extractfile(member)
         text = b"" if file is None else file.read(32)
         label = int(text) if text.strip().isdigit() else -1
-        if not 0 <= label < 2**31:
-            raise UserError(f"shard {path}: {member.name} holds {text!r}, not a class number from 0.")
+        if not 0 <= label < LABELS:
+            raise UserError(f"shard {path}: {member.name} holds {text!r}, not a class number from 0 to {LABELS - 1}.")
         row["label"] = label
     elif row[f"{kind}_bytes"][0]:
         raise UserError(f"shard {path}: key '{key.decode()}' stands twice ({member.name}): keys must be unique.")

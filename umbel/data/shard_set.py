@@ -12,6 +12,7 @@ import numpy as np
 
 from umbel.data.index_file import IndexFile
 from umbel.data.order import Mix
+from umbel.data.remote import without_query
 from umbel.data.scan import Shard
 from umbel.data.shard_cache import ShardCache
 from umbel.run import UserError
@@ -43,7 +44,7 @@ class ShardSet:
     def folder(self) -> str:
         """The folder, or the part of the URL, that the first shard lies in."""
         first = self.shards[0]
-        return str(first.path.parent) if first.url is None else first.url.rpartition("/")[0]
+        return str(first.path.parent) if first.url is None else without_query(first.url).rpartition("/")[0]
 
     def key(self, sample: int) -> str:
         """The key of a sample: its members' common name."""

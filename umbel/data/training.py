@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,28 +85,26 @@ class TrainingDataset(Dataset[Batch]):
         self._enter({(number, own_epoch, window) for number, own_epoch, window, _ in places})
         sample = np.array([sample for *_, sample in places])
         images: list[Tensor | None] = []
+        weights, texts = np.zeros(len(sample), np.float32), [""] * len(sample)
         bad: list[tuple[int, str]] = []
-        for number in sample:
+        for row, number in enumerate(sample.tolist()):
             try:
-                images.append(decode(self.reader.read(int(number), "jpg"), canvas=self.canvas))
-            except BadPhotographError as error:
-                images.append(None)
-                bad.append((int(number), str(error)))
-            except UnreadableShardError as error:
-                if self.unreadable_shards == "stop":
+                image = decode(self.reader.read(number, "jpg"), canvas=self.canvas)
+                weight = self._weight(number) if self.weights else 0
+                text = self._text(number) if self.text else ""
+            except (BadPhotographError, UnreadableShardError) as error:
+                if isinstance(error, UnreadableShardError) and self.unreadable_shards == "stop":
                     raise
                 images.append(None)
-                bad.append((int(number), str(error)))
+                bad.append((number, str(error)))
+            else:
+                images.append(image)
+                weights[row], texts[row] = weight, text
         filled = fill_slots(images)
         place = None if self.pool is None else self.pool.take(canvas_shape(filled))
         canvas, size = to_canvas(filled, place)
         good = np.array([image is not None for image in images])
         label = np.where(good, self.reader.shards.members["label"][sample], -1).astype(np.int64)
-        weight = text = None
-        if self.weights:
-            weight = np.array([self._weight(n) if ok else 0 for n, ok in zip(sample, good, strict=True)], np.float32)
-        if self.text:
-            text = [self._text(n) if ok else "" for n, ok in zip(sample, good, strict=True)]
         return Batch(
             canvas=canvas,
             size=size,
@@ -118,8 +115,8 @@ class TrainingDataset(Dataset[Batch]):
             label=label,
             bad=bad,
             place=place,
-            weight=weight,
-            text=text,
+            weight=weights if self.weights else None,
+            text=texts if self.text else None,
         )
 
     def shard_of(self, cursor: int) -> int:
@@ -183,9 +180,9 @@ class TrainingDataset(Dataset[Batch]):
         content = self.reader.read(sample, "json")
         try:
             weight = float(json.loads(content or b"{}").get("weight", 1.0))
-            if not 0 <= weight < math.inf:
+            if not 0 <= weight <= np.finfo(np.float32).max:
                 raise ValueError
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             key = self.reader.shards.key(sample)
             raise UserError(f"sample '{key}': the weight in {key}.json is not a number from 0.") from error
         return weight

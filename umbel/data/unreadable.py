@@ -1,4 +1,4 @@
-"""A shard that cannot be read: tried again with growing pauses, then an error that names it."""
+"""What a disk or network does not give: tried again with growing pauses, then an error that names it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ class UnreadableShardError(UserError):
     """A shard that its disk or network does not give."""
 
 
-def retried(read: Callable[[], Result], place: str) -> Result:
+def retried(read: Callable[[], Result], what: str, *, skippable: bool = False) -> Result:
     """What `read` returns, tried again after each of PAUSES.
 
+    Args:
+        what: is read, for the error.
+        skippable: training can go on without it: a shard of a set that is open.
+
     Raises:
-        UnreadableShardError: the last try failed too (OSError).
+        UserError: the last try failed too (OSError); UnreadableShardError for what is skippable.
     """
     for pause in PAUSES:
         try:
@@ -32,7 +36,10 @@ def retried(read: Callable[[], Result], place: str) -> Result:
         return read()
     except OSError as error:
         reason = error.strerror or str(error)
+        told = f"{what} cannot be read ({reason}; tried {len(PAUSES) + 1} times)"
+        if not skippable:
+            raise UserError(f"{told}: see that it is there, and run the command again.") from error
         raise UnreadableShardError(
-            f"shard {place} cannot be read ({reason}; tried {len(PAUSES) + 1} times): mend it or fetch it again; "
+            f"{told}: mend it or fetch it again; "
             "`umbel pretrain` goes on without it by --reader.unreadable-shards skip."
         ) from error

@@ -78,6 +78,8 @@ class _Collated(Dataset[Any]):
 
     def __init__(self, dataset: TrainingDataset, collate: Callable[[Any], Any], notes: WorkerNotes) -> None:
         self.dataset, self.collate, self.notes = dataset, collate, notes
+        # The DataLoader's iterator holds this; the dataset may be given another pool while batches still arrive.
+        self.pool = dataset.pool
 
     def __getitems__(self, cursors: Sequence[int]) -> Any:
         try:

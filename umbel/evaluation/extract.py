@@ -128,7 +128,6 @@ class _Photographs(Dataset[tuple[int, Tensor | str | UnreadableShardError]]):
 
     def __getitem__(self, sample: int) -> tuple[int, Tensor | str | UnreadableShardError]:
         try:
-            # Pillow opens a stream as it opens a path.
             image = read_photograph(self.reader.read(sample, "jpg"))
         except BadPhotographError as error:
             return sample, str(error)
