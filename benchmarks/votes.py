@@ -81,8 +81,9 @@ def contender(name: str, folder: Path) -> Callable[[], Any]:
     if what == "majority":
         return lambda: MajorityVote().fit_predict(table)
     # Its class Wawa fails a check of scikit-learn 1.9; these are its steps.
-    agreement = lambda: get_accuracy(table, MajorityVote().fit(table).labels_, by="worker")  # noqa: E731
-    return lambda: MajorityVote().fit_predict(table, agreement())
+    return lambda: MajorityVote().fit_predict(
+        table, get_accuracy(table, MajorityVote().fit(table).labels_, by="worker")
+    )
 
 
 def _quietly(run: Callable[[], int]) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from umbel.data.duplicate_report import Part, parts, refuse_other, report_duplicates
+from umbel.data.duplicate_report import parts, refuse_other, report_duplicates
 from umbel.data.index import ShardSet, open_shards
 from umbel.data.perceptual_hash import FINE_BITS
 from umbel.data.reader import ShardReader
@@ -52,7 +52,8 @@ def check(config: CheckConfig) -> None:
         refuse_other(config.out)
     workers = config.workers or processors()
     shards = open_shards(config.data)
-    against = None if config.against is None else open_shards(config.against)
+    # Opened before anything is read: a name that is wrong is told at once.
+    against = [] if config.against is None else [(config.against, open_shards(config.against))]
     faults = _duplicate_keys(shards) + _labels(shards) + _files(shards)
     found = survey(shards, workers=workers, title="checking")
     for sample, reason in found.faults.items():
@@ -60,9 +61,11 @@ def check(config: CheckConfig) -> None:
     _print_summary(shards, found)
     for fault_text in faults[:20]:
         say(f"fault: {fault_text}")
-    others: list[Part] = []
-    if config.against is not None and against is not None:
-        others = parts(config.against, against, survey(against, workers=workers, title="reading the others"))
+    others = [
+        part
+        for name, other in against
+        for part in parts(name, other, survey(other, workers=workers, title="reading the others"))
+    ]
     report_duplicates(parts(config.data, shards, found), others, distance=config.distance, out=config.out)
     if faults:
         many = f"{len(faults)} faults, the first" if len(faults) > 1 else "a fault"
