@@ -31,12 +31,12 @@ from umbel.data.order import CursorSampler, Slices
 from umbel.data.training import TrainingDataset
 from umbel.data.workers import training_batches
 from umbel.machine import choose_attention, choose_device, choose_precision, choose_workers, matmul_rate, peak_memory
+from umbel.ssl.feed import AddMasks, MaskedBatch
 from umbel.ssl.losses import image_loss, weighted_patch_loss
 from umbel.ssl.network import Network, set_attention
 from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, update_teacher
 from umbel.ssl.pretrain_config import PretrainConfig
 from umbel.ssl.recipe_choice import step_operations
-from umbel.ssl.train import AddMasks, MaskedBatch
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def measure(config: PretrainConfig, precision: str, count: int, stack: contextli
     def batches(workers: int) -> Any:
         sampler = CursorSampler(slices, first=0, last=10_000)
         side = config.views.global_size // (config.backbone.patch or 16)
-        collate = AddMasks(config=config, slices=slices, grid=(side, side))
+        collate = AddMasks(config=config.masks, seed=config.seed, slices=slices, grid=(side, side))
         return stack.enter_context(training_batches(dataset, sampler, collate=collate, workers=workers, pin=False))
 
     def timed(name: str, step: Callable[[], object]) -> None:

@@ -5,7 +5,7 @@ Source: Simplifying DINO via Coding Rate Regularization (arXiv 2502.10385).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,12 @@ def set_attention(backbone: nn.Module, *, fused: bool) -> None:
             module.fused_attn = fused
 
 
+class Outputs(NamedTuple):
+    classes: Tensor
+    patches: Tensor
+    tokens: Tensor
+
+
 class Network(nn.Module):
     """Backbone and head; the student and the teacher are one of these each."""
 
@@ -51,9 +57,7 @@ class Network(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(backbone.num_features))
         self.drop_path = drop_path
 
-    def forward(
-        self, globals_: Tensor, locals_: Tensor | None, masks: Tensor | None, masked: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, globals_: Tensor, locals_: Tensor | None, masks: Tensor | None, masked: Tensor) -> Outputs:
         """Project class tokens and masked patches.
 
         Args:
@@ -75,7 +79,7 @@ class Network(nn.Module):
         class_tokens = torch.cat(classes)
         out = self.head(torch.cat([class_tokens, patches]))
         class_out, patch_out = out.split([len(class_tokens), len(patches)])
-        return class_out.view(-1, batch, out.shape[-1]), patch_out
+        return Outputs(class_out.view(-1, batch, out.shape[-1]), patch_out, classes[0].detach())
 
     def tokens(self, images: Tensor, masks: Tensor | None) -> Tensor:
         """(n, 3, H, W) and (n, P) -> (n, N, C), after the final norm: class token, registers, patches."""

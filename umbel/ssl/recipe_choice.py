@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from umbel.config import read_recipe
 from umbel.data.folder import read_folder
 from umbel.data.index import PRETRAINING_SPLITS, find_shards, open_shards
 from umbel.data.reader import ReaderConfig
-from umbel.machine import GIB, choose_device, device_memory, matmul_rate
+from umbel.machine import GIB, choose_device, device_memory
 from umbel.run import UserError, duration, say
 from umbel.ssl.network import Network
 
@@ -70,7 +71,15 @@ def choose_recipe(config: PretrainConfig) -> str:
     return name
 
 
-def step_operations(network: Network, config: PretrainConfig) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Operations:
+    """Floating-point operations of a training step for one photograph."""
+
+    nominal: float
+    executed: float
+
+
+def step_operations(network: Network, config: PretrainConfig) -> Operations:
     """Floating-point operations of a training step for one photograph (a multiply-add counts 2), drop path apart.
 
     Student forward and backward count 3 times the forward, the teacher's forward once; the head is counted for class
@@ -93,16 +102,14 @@ def step_operations(network: Network, config: PretrainConfig) -> float:
     student = 2 * forward(views.global_size) + views.local_views * forward(views.local_size)
     student += 2.0 * head_weights * (2 + views.local_views + masked)
     teacher = 2 * forward(views.global_size) + 2.0 * head_weights * (2 + masked)
-    return 3 * student + teacher
+    return Operations(nominal=3 * student + teacher, executed=3 * student + teacher)
 
 
-def say_estimate(network: Network, config: PretrainConfig, photographs: float, *, device: str, precision: str) -> None:
+def say_estimate(photographs: float, operations: Operations, rate: float, *, device: str) -> None:
     """Print how long the given number of photographs will take, and what the estimate rests on."""
-    operations = step_operations(network, config)
-    rate = matmul_rate(device, precision)
-    seconds = photographs * operations / (rate * STEP_EFFICIENCY[device])
+    seconds = photographs * operations.nominal / (rate * STEP_EFFICIENCY[device])
     say(
-        f"about {duration(seconds)} to go: {photographs:,.0f} photographs at {operations / 1e9:.2f} GFLOP each; "
-        f"this {device} multiplies matrices at {rate / 1e9:,.0f} GFLOP/s, of which a step reaches some "
+        f"about {duration(seconds)} to go: {photographs:,.0f} photographs at {operations.nominal / 1e9:.2f} GFLOP "
+        f"each; this {device} multiplies matrices at {rate / 1e9:,.0f} GFLOP/s, of which a step reaches some "
         f"{STEP_EFFICIENCY[device]:.0%} (the progress bar will know better)."
     )
