@@ -76,7 +76,7 @@ def test_classes_that_are_too_small_are_counted(
 ) -> None:
     probe = opened(foreign_shards(shards=1, count=8), tmp_path, shots=2)  # 3, 3 and 2: one query is needed
     assert probe.classes == 2
-    assert "2 shots on 8 photographs of 2 classes" in capsys.readouterr().out
+    assert "2-shot accuracy on 8 photographs of 2 classes" in capsys.readouterr().out
 
 
 def test_photographs_are_prepared_as_the_checkpoint_will_prepare_them(foreign_shards: Foreign, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def open_probe(config: ProbeConfig, folder: Path, card: ModelCard) -> ProbeSet |
     classes = len(set(label[support].tolist()) - set(left_out))
     rows = np.sort(np.concatenate([support, queries]))
     told = f", {len(left_out)} too small ones left out" if left_out else ""
-    say(f"probe: {config.shots} shots on {len(rows)} photographs of {classes} classes in {config.data}{told}.")
+    say(f"probe: {config.shots}-shot accuracy on {len(rows)} photographs of {classes} classes in {config.data}{told}.")
     preparation = timm.data.resolve_data_config(pretrained_cfg=card.config()["pretrained_cfg"])
     return ProbeSet(
         config=config,
