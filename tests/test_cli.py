@@ -35,6 +35,7 @@ PRETRAIN = """
     --train.batch --train.accumulation --train.epochs --train.precision --train.log-every --train.save-every
     --train.save-minutes
     --train.keep-last --train.keep-every
+    --probe.data --probe.every-epochs --probe.shots --probe.draws --probe.limit
 """
 VIEWS = """
     --views.global-size --views.local-size --views.local-views --views.global-area --views.local-area --views.aspect

@@ -34,12 +34,15 @@ from umbel.random_stream import Purpose, stream
 from umbel.run import EXIT_INTERRUPTED, EXIT_REQUEUE, Bar, Stopped, TrainingError, UserError, rank, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.checkpoint import latest_checkpoint, load_checkpoint, remove_old, save_checkpoint
+from umbel.ssl.health import MEASURES, gradient_norms, health
 from umbel.ssl.losses import image_loss, patch_weights, weighted_patch_loss
 from umbel.ssl.masking import draw_masks
 from umbel.ssl.network import Network, set_attention
 from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, update_teacher
 from umbel.ssl.pretrain_config import PretrainConfig
+from umbel.ssl.probe_set import ProbeSet
 from umbel.ssl.recipe_choice import say_estimate
+from umbel.ssl.teacher_probe import probe_teacher
 
 BAD_STEPS_IN_A_ROW = 3
 TERMS = ("loss", "image_loss", "compression", "expansion", "patch_loss", "grad_norm_backbone", "grad_norm_head")
@@ -110,13 +113,21 @@ class StopSignals:
         self.received = signal.Signals(number)
 
 
-def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: Any, card: ModelCard) -> Path:
+def train(
+    config: PretrainConfig,
+    run: RunFolder,
+    shards: ShardSet,
+    backbone: Any,
+    card: ModelCard,
+    probe: ProbeSet | None = None,
+) -> Path:
     """Train to the end, from the newest checkpoint if there is one; returns the last checkpoint.
 
     Args:
         config: fully resolved: no `auto`.
         backbone: a timm ViT with its first weights; it becomes the student.
         card: how timm builds it.
+        probe: on what the teacher is probed now and then, on rank 0.
 
     Raises:
         Stopped: a signal came; everything is saved.
@@ -163,6 +174,7 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
         say(f"continuing from {newest}, step {step} of {total_steps}.")
     run.note_start(step, data=shards.fingerprint())
     run.cut_back("metrics", step)
+    run.cut_back("probes", step)
     bad_keys = {row["key"] for row in run.read_log("bad_photographs")}
     bad_found = len(bad_keys) if rank() == 0 else 0  # by this rank; those of earlier starts count on rank 0
     bad_steps = bad_in_a_row = 0
@@ -208,12 +220,36 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
         accelerator.wait_for_everyone()
         return path
 
+    probe_every = config.probe.steps(steps_per_epoch, total_steps)
+    if probe is not None:
+        reason = "as asked" if config.probe.every_epochs else "one an epoch, twenty at most"
+        say(f"probe every {probe_every} steps: {reason}.")
+    logged_step, logged_time, waited = step, time.perf_counter(), 0.0
+
+    def probe_now() -> None:
+        nonlocal logged_time
+        if probe is None or (step % probe_every and step != total_steps):
+            return
+        began = time.perf_counter()
+        row = probe_teacher(
+            probe,
+            teacher.backbone,
+            device=device.type,
+            workers=int(workers.value),
+            stop=lambda: stop.received is not None,
+        )
+        if row is not None:
+            run.log("probes", {"step": step, "epoch": step / steps_per_epoch} | row)
+        logged_time += time.perf_counter() - began
+
     sums, good_steps = torch.zeros(len(TERMS), device=device), 0
     saved = time.monotonic()
-    logged_step, logged_time, waited = step, time.perf_counter(), 0.0
     bar = Bar("pretraining", total_steps, done=step)
     with StopSignals() as stop, no_garbage_collection(), bar, loader as batches:
+        if all(row["step"] != step for row in run.read_log("probes")):
+            probe_now()
         while step < total_steps:
+            logging = (step + 1) % config.train.log_every == 0 or step + 1 == total_steps
             schedule.apply(optimizer, step)
             # Drop path draws from torch's generator; seeding it by step makes a continued run equal to a whole one.
             torch.manual_seed(int(stream(config.seed, step, Purpose.MODEL, view=slices.rank).integers(2**62)))
@@ -256,6 +292,7 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                     accelerator.backward(loss / slices.accumulation)
                 found = torch.stack([loss, image, compression, expansion, patches]).detach()
                 terms[:5] += found / slices.accumulation
+            parts, part_norms = gradient_norms(network) if logging else ([], terms)
             terms[5] = clip_gradients(backbone_parameters, config.optim.clip)
             terms[6] = clip_gradients(head_parameters, config.optim.clip)
 
@@ -293,7 +330,11 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
             step += 1
 
             # Log
-            if step % config.train.log_every == 0 or step == total_steps:
+            if logging:
+                with torch.no_grad(), accelerator.autocast():
+                    tokens = teacher.tokens(globals_, None)[:, 0]
+                measured = health(tokens, student_classes, teacher_classes, eps=config.loss.eps)
+                measures = accelerator.reduce(measured, "mean").tolist()
                 steps = step - logged_step
                 means = accelerator.reduce(sums, "mean").tolist()
                 now = time.perf_counter()
@@ -304,6 +345,10 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                 row |= {"weight_decay": schedule.weight_decay(step - 1), "bad_steps": bad_steps}
                 row |= {"bad_photographs": int(bad_count), "images_per_second": steps * slices.global_batch / seconds}
                 row |= {"data_wait": waited / seconds, "memory_gib": peak_memory(device.type) / 2**30}
+                row |= {n: v if math.isfinite(v) else None for n, v in zip(MEASURES, measures, strict=True)}
+                norms = zip(parts, part_norms.tolist(), strict=True)
+                row |= {"grad_norms": {n: v if math.isfinite(v) else None for n, v in norms}}
+                row |= {"effective_rank_limit": min(tokens.shape)}
                 sums.zero_()
                 good_steps, waited = 0, 0.0
                 if accelerator.is_main_process:
@@ -328,6 +373,7 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                     f"{received.name}: saved at step {step} of {total_steps}; the same command continues.",
                     StopSignals.EXIT_CODES[received],
                 )
+            probe_now()
     return run.checkpoints / f"step-{total_steps:08d}"
 
 
