@@ -21,6 +21,7 @@ from umbel.run import UserError, refuse_overlap, refuse_within, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
+from umbel.ssl.probe_set import open_probe
 from umbel.ssl.recipe_choice import FEW_PHOTOGRAPHS, count_all
 from umbel.ssl.train import train
 
@@ -31,7 +32,7 @@ def run(config: PretrainConfig) -> None:
     Raises:
         UmbelError: see `umbel.ssl.train.train`; and every fault of DATA or the configuration.
     """
-    for data in (config.data, *config.mix.data):
+    for data in (config.data, *config.mix.data, *([config.probe.data] if config.probe.data else [])):
         if config.force:
             refuse_overlap(data, config.out)
         if Path(data).is_dir() and not find_shards(data):
@@ -45,8 +46,9 @@ def run(config: PretrainConfig) -> None:
     # Rank 0 makes the folder and the shards, the others wait for it and find them.
     with PartialState(cpu=config.device == "cpu").main_process_first():
         folder = RunFolder.open(config.out, config, "pretrain", ignore=NOT_COMPARED, force=config.force)
+        probe = open_probe(config.probe, config.out / "probe-shards", card)
         shards = pretraining_shards(config, folder)
-    last = train(config, folder, shards, backbone, card)
+    last = train(config, folder, shards, backbone, card, probe)
     say(f"done: {last / 'backbone'} (timm folder); `umbel export {config.out}` copies and tests it.")
 
 

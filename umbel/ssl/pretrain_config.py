@@ -19,6 +19,7 @@ from umbel.machine import CompileChoice, DeviceChoice, PrecisionChoice
 from umbel.ssl.head import HeadConfig
 from umbel.ssl.masking import MaskConfig
 from umbel.ssl.optimizer import OptimConfig
+from umbel.ssl.probe_set import ProbeConfig
 
 # Settings that may change when a run is continued: where it runs and lies, not what it computes.
 NOT_COMPARED = (
@@ -28,6 +29,7 @@ NOT_COMPARED = (
     "device",
     "force",
     "mix.data",
+    "probe",
     "reader.workers",
     "reader.unreadable_shards",
     "reader.timeout",
@@ -128,6 +130,7 @@ class PretrainConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
 
     def __post_init__(self) -> None:
         if self.seed < 0:

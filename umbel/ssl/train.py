@@ -11,6 +11,7 @@ import gc
 import math
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +33,36 @@ from umbel.run_folder import RunFolder
 from umbel.ssl.agreement import Agreement
 from umbel.ssl.checkpoint import latest_checkpoint, load_checkpoint, remove_old, save_checkpoint
 from umbel.ssl.feed import AddMasks, MaskedBatch, to_device
+from umbel.ssl.health import MEASURES, gradient_norms, health
 from umbel.ssl.losses import image_loss, weighted_patch_loss
 from umbel.ssl.meter import Meter
 from umbel.ssl.network import Network, set_attention
 from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, step_unless, update_teacher
 from umbel.ssl.pretrain_config import PretrainConfig
+from umbel.ssl.probe_set import ProbeSet
 from umbel.ssl.recipe_choice import say_estimate, step_operations
 from umbel.ssl.signals import StopSignals, no_garbage_collection
+from umbel.ssl.teacher_probe import probe_teacher
 
 BAD_STEPS_IN_A_ROW = 3
 TERMS = ("loss", "image_loss", "compression", "expansion", "patch_loss", "grad_norm_backbone", "grad_norm_head")
 
 
-def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: Any, card: ModelCard) -> Path:
+def train(
+    config: PretrainConfig,
+    run: RunFolder,
+    shards: ShardSet,
+    backbone: Any,
+    card: ModelCard,
+    probe: ProbeSet | None = None,
+) -> Path:
     """Train to the end, from the newest checkpoint if there is one; returns the last checkpoint.
 
     Args:
         config: fully resolved: no `auto`.
         backbone: a timm ViT with its first weights; it becomes the student.
         card: how timm builds it.
+        probe: on what the teacher is probed now and then, on rank 0.
 
     Raises:
         Stopped: a signal came; everything is saved.
@@ -101,7 +113,7 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
         say(f"continuing from {newest}, step {step} of {total_steps}.")
     run.note_start(step, data=shards.fingerprint())
     run.cut_back("metrics", step)
-    for name in ("metrics", "bad_steps"):
+    for name in ("metrics", "bad_steps", "probes"):
         run.cut_back(name, step)
     accelerator.wait_for_everyone()
     bad_keys = {row["key"] for row in run.read_log("bad_photographs")}
@@ -140,6 +152,11 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
     left = (total_steps - step) * slices.global_batch / slices.world_size
     say_estimate(left, operations, rate, device=device.type)
 
+    probe_every = config.probe.steps(steps_per_epoch, total_steps)
+    if probe is not None:
+        reason = "as asked" if config.probe.every_epochs else "one an epoch, twenty at most"
+        say(f"probe every {probe_every} steps: {reason}.")
+
     # --- The loop
     def save() -> None:
         with meter.aside():
@@ -149,6 +166,20 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                 )
                 remove_old(run.checkpoints, keep_last=config.train.keep_last, keep_every=config.train.keep_every)
             accelerator.wait_for_everyone()
+
+    def probe_now() -> None:
+        if probe is None or (step % probe_every and step != total_steps):
+            return
+        with meter.aside():
+            found = probe_teacher(
+                probe,
+                teacher.backbone,
+                device=device.type,
+                workers=int(workers.value),
+                stop=lambda: stop.received is not None,
+            )
+        if found is not None:
+            run.log("probes", {"step": step, "epoch": step / steps_per_epoch} | found)
 
     sums, good_steps = torch.zeros(len(TERMS), device=device), torch.zeros((), device=device)
     recent: dict[int, tuple[Tensor, list[int]]] = {}  # terms and samples of steps whose outcome is not read yet
@@ -166,6 +197,8 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
     bar = Bar("pretraining", total_steps, done=step)
     with StopSignals() as stop, no_garbage_collection(), bar, loader as from_workers:
         batches = to_device(from_workers, device)
+        if all(row["step"] != step for row in run.read_log("probes")):
+            probe_now()
         while step < total_steps:
             schedule.apply(optimizer, step)
             # Drop path draws from torch's generator; seeding it by step makes a continued run equal to a whole one.
@@ -205,6 +238,7 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                     accelerator.backward(loss / slices.accumulation)
                 found = torch.stack([loss, image, compression, expansion, patches]).detach()
                 terms[:5] += found / slices.accumulation
+            parts, part_norms = gradient_norms(network) if logging else ([], terms)
             terms[5] = clip_gradients(backbone_parameters, config.optim.clip)
             terms[6] = clip_gradients(head_parameters, config.optim.clip)
 
@@ -254,13 +288,17 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
 
             # Log
             if logging:
-                told = torch.cat([sums, good_steps[None]])
-                *means, good = accelerator.reduce(told, "mean").tolist()
+                healthy = health(seen.tokens, own.classes, seen.classes, eps=config.loss.eps)
+                told = torch.cat([sums.double(), good_steps.double()[None], healthy])
+                told = accelerator.reduce(told, "mean").tolist()
+                means, good, healthy = told[: len(TERMS)], told[len(TERMS)], told[len(TERMS) + 1 :]
                 row: dict[str, Any] = {"step": step, "epoch": step / steps_per_epoch}
                 row |= {n: value / good if good else None for n, value in zip(TERMS, means, strict=True)}
                 row |= {"learning_rate": schedule.learning_rate(step - 1), "momentum": schedule.momentum(step - 1)}
                 row |= {"weight_decay": schedule.weight_decay(step - 1), "bad_steps": bad_steps}
                 row |= {"bad_photographs": outcomes[-1].bad_photographs} | meter.read(step)
+                row |= {"effective_rank_limit": min(seen.tokens.shape)} | finite(MEASURES, healthy)
+                row |= {"grad_norms": finite(parts, part_norms.tolist())}
                 sums.zero_(), good_steps.zero_()
                 if accelerator.is_main_process:
                     run.log("metrics", row)
@@ -286,4 +324,10 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                     f"{received.name}: saved at step {step} of {total_steps}; the same command continues.",
                     StopSignals.EXIT_CODES[received],
                 )
+            probe_now()
     return run.checkpoints / f"step-{total_steps:08d}"
+
+
+def finite(names: Sequence[str], values: Sequence[float]) -> dict[str, float | None]:
+    """A row's entries; null, which JSON has, for what is not finite, which it has not."""
+    return {n: value if math.isfinite(value) else None for n, value in zip(names, values, strict=True)}
