@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD
 from umbel.backbones import load
@@ -17,6 +17,8 @@ from umbel.data.index import PRETRAINING_SPLITS, ShardSet, find_shards, open_sha
 from umbel.data.make import MakeFolderConfig, make_folder
 from umbel.data.mixing import mix_sets
 from umbel.machine import choose_device, choose_precision
+from umbel.rank_watch import RankWatch
+from umbel.ranks import meet, new_start, rank_0_first
 from umbel.run import UserError, refuse_overlap, refuse_within, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
@@ -43,12 +45,22 @@ def run(config: PretrainConfig) -> None:
         say(f"{count:,} photographs are few to start from nothing: --init with pretrained weights serves them better.")
     torch.manual_seed(config.seed)
     backbone, card = first_backbone(config)
-    # Rank 0 makes the folder and the shards, the others wait for it and find them.
-    with PartialState(cpu=config.device == "cpu").main_process_first():
-        folder = RunFolder.open(config.out, config, "pretrain", ignore=NOT_COMPARED, force=config.force)
-        probe = open_probe(config.probe, config.out / "probe-shards", card)
-        shards = pretraining_shards(config, folder)
-    last = train(config, folder, shards, backbone, card, probe)
+    state = meet(cpu=config.device == "cpu")
+    folder = rank_0_first(
+        state, lambda: RunFolder.open(config.out, config, "pretrain", ignore=NOT_COMPARED, force=config.force)
+    )
+    with RankWatch(
+        folder.path,
+        start=new_start(state.device),
+        rank=state.process_index,
+        world_size=state.num_processes,
+        timeout=config.train.timeout,
+    ) as watch:
+        # Rank 0 makes the shards, the others wait for it (no pause of theirs) and find them.
+        with state.main_process_first(), watch.paused("making and opening the shards", times=math.inf):
+            probe = open_probe(config.probe, config.out / "probe-shards", card)
+            shards = pretraining_shards(config, folder)
+        last = train(config, folder, shards, backbone, card, watch, probe)
     say(f"done: {last / 'backbone'} (timm folder); `umbel export {config.out}` copies and tests it.")
 
 

@@ -28,6 +28,7 @@ from umbel.data.training import TrainingDataset
 from umbel.data.workers import training_batches
 from umbel.machine import choose_attention, choose_workers, matmul_rate
 from umbel.random_stream import Purpose, stream
+from umbel.rank_watch import PAUSE, RankWatch
 from umbel.run import Bar, Stopped, TrainingError, UserError, rank, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.agreement import Agreement
@@ -54,6 +55,7 @@ def train(
     shards: ShardSet,
     backbone: Any,
     card: ModelCard,
+    watch: RankWatch,
     probe: ProbeSet | None = None,
 ) -> Path:
     """Train to the end, from the newest checkpoint if there is one; returns the last checkpoint.
@@ -62,6 +64,7 @@ def train(
         config: fully resolved: no `auto`.
         backbone: a timm ViT with its first weights; it becomes the student.
         card: how timm builds it.
+        watch: is told where this rank is.
         probe: on what the teacher is probed now and then, on rank 0.
 
     Raises:
@@ -159,18 +162,20 @@ def train(
 
     # --- The loop
     def save() -> None:
+        watch.at(f"step {step}: the checkpoint")
         with meter.aside():
             if accelerator.is_main_process:
-                save_checkpoint(
-                    run.checkpoints, step=step, student=network, teacher=teacher, optimizer=optimizer, card=card
-                )
-                remove_old(run.checkpoints, keep_last=config.train.keep_last, keep_every=config.train.keep_every)
+                with watch.paused(f"step {step}: saving the checkpoint"):
+                    save_checkpoint(
+                        run.checkpoints, step=step, student=network, teacher=teacher, optimizer=optimizer, card=card
+                    )
+                    remove_old(run.checkpoints, keep_last=config.train.keep_last, keep_every=config.train.keep_every)
             accelerator.wait_for_everyone()
 
     def probe_now() -> None:
         if probe is None or (step % probe_every and step != total_steps):
             return
-        with meter.aside():
+        with meter.aside(), watch.paused(f"step {step}: probing the teacher"):
             found = probe_teacher(
                 probe,
                 teacher.backbone,
@@ -184,7 +189,7 @@ def train(
     sums, good_steps = torch.zeros(len(TERMS), device=device), torch.zeros((), device=device)
     recent: dict[int, tuple[Tensor, list[int]]] = {}  # terms and samples of steps whose outcome is not read yet
     agreement = Agreement(device)
-    saved = time.monotonic()
+    first, saved = step, time.monotonic()
     meter = Meter(
         step=step,
         batch=slices.global_batch,
@@ -207,6 +212,7 @@ def train(
             terms = torch.zeros(len(TERMS), device=device)
             samples: list[int] = []
             for micro_step in range(slices.accumulation):
+                watch.at(f"step {step}: waiting for data")
                 with meter.waiting():
                     item: MaskedBatch = next(batches)
                 batch = item.batch
@@ -219,6 +225,8 @@ def train(
                         bad_keys.add(key)
                         bad_found += 1
                         run.log("bad_photographs", {"step": step, "key": key, "reason": reason})
+                # In the first step memory is found, kernels are chosen and blocks compiled.
+                watch.at(f"step {step}: forward and backward", times=PAUSE if step == first else 1.0)
                 globals_, locals_ = views(batch.canvas, batch.size, batch.epoch, batch.position)
                 with torch.no_grad(), accelerator.autocast():
                     seen = teacher(globals_, None, None, item.masked)
@@ -242,6 +250,7 @@ def train(
             terms[5] = clip_gradients(backbone_parameters, config.optim.clip)
             terms[6] = clip_gradients(head_parameters, config.optim.clip)
 
+            watch.at(f"step {step}: the outcome")
             # Where a term of any rank is not finite the step changes nothing; the host learns of it below.
             bad = agreement.add(
                 step + 1,
@@ -288,6 +297,7 @@ def train(
 
             # Log
             if logging:
+                watch.at(f"step {step}: the log")
                 healthy = health(seen.tokens, own.classes, seen.classes, eps=config.loss.eps)
                 told = torch.cat([sums.double(), good_steps.double()[None], healthy])
                 told = accelerator.reduce(told, "mean").tolist()
