@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from umbel.backbones.folder import ModelCard
 from umbel.data.index import PRETRAINING_SPLITS, ShardSet, find_shards, open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
 from umbel.data.mixing import mix_sets
+from umbel.data.order import Slices
 from umbel.machine import choose_device, choose_precision
 from umbel.rank_watch import RankWatch
 from umbel.ranks import meet, new_start, rank_0_first
@@ -25,6 +27,7 @@ from umbel.ssl.network import check_backbone
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
 from umbel.ssl.probe_set import open_probe
 from umbel.ssl.recipe_choice import FEW_PHOTOGRAPHS, count_all
+from umbel.ssl.same_batch import other_batch
 from umbel.ssl.train import train
 
 
@@ -46,9 +49,22 @@ def run(config: PretrainConfig) -> None:
     torch.manual_seed(config.seed)
     backbone, card = first_backbone(config)
     state = meet(cpu=config.device == "cpu")
-    folder = rank_0_first(
-        state, lambda: RunFolder.open(config.out, config, "pretrain", ignore=NOT_COMPARED, force=config.force)
+    slices = Slices(
+        micro_batch=config.train.batch,
+        rank=state.process_index,
+        world_size=state.num_processes,
+        accumulation=config.train.accumulation,
     )
+    opening = functools.partial(
+        RunFolder.open,
+        config.out,
+        config,
+        "pretrain",
+        ignore=NOT_COMPARED,
+        force=config.force,
+        also=lambda run: other_batch(run, slices),
+    )
+    folder = rank_0_first(state, opening)
     with RankWatch(
         folder.path,
         start=new_start(state.device),
@@ -60,7 +76,7 @@ def run(config: PretrainConfig) -> None:
         with state.main_process_first(), watch.paused("making and opening the shards", times=math.inf):
             probe = open_probe(config.probe, config.out / "probe-shards", card)
             shards = pretraining_shards(config, folder)
-        last = train(config, folder, shards, backbone, card, watch, probe)
+        last = train(config, folder, shards, backbone, card, slices, watch, probe)
     say(f"done: {last / 'backbone'} (timm folder); `umbel export {config.out}` copies and tests it.")
 
 

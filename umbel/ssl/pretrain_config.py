@@ -35,6 +35,8 @@ NOT_COMPARED = (
     "reader.timeout",
     "reader.cache_gib",
     "reader.allow_pipe",
+    "train.batch",  # the global batch is: umbel.ssl.same_batch
+    "train.accumulation",
     "train.compile",
     "train.timeout",
     "train.log_every",

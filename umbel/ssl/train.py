@@ -32,7 +32,7 @@ from umbel.rank_watch import PAUSE, RankWatch
 from umbel.run import Bar, Stopped, TrainingError, UserError, rank, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.agreement import Agreement
-from umbel.ssl.checkpoint import latest_checkpoint, load_checkpoint, remove_old, save_checkpoint
+from umbel.ssl.checkpoint import latest_checkpoint, load_checkpoint, remove_old, remove_unfinished, save_checkpoint
 from umbel.ssl.feed import AddMasks, MaskedBatch, to_device
 from umbel.ssl.health import MEASURES, gradient_norms, health
 from umbel.ssl.losses import image_loss, weighted_patch_loss
@@ -42,6 +42,7 @@ from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, step_
 from umbel.ssl.pretrain_config import PretrainConfig
 from umbel.ssl.probe_set import ProbeSet
 from umbel.ssl.recipe_choice import say_estimate, step_operations
+from umbel.ssl.same_batch import batch_facts
 from umbel.ssl.signals import StopSignals, no_garbage_collection
 from umbel.ssl.teacher_probe import probe_teacher
 
@@ -55,6 +56,7 @@ def train(
     shards: ShardSet,
     backbone: Any,
     card: ModelCard,
+    slices: Slices,
     watch: RankWatch,
     probe: ProbeSet | None = None,
 ) -> Path:
@@ -64,6 +66,7 @@ def train(
         config: fully resolved: no `auto`.
         backbone: a timm ViT with its first weights; it becomes the student.
         card: how timm builds it.
+        slices: which part of a global batch is this rank's.
         watch: is told where this rank is.
         probe: on what the teacher is probed now and then, on rank 0.
 
@@ -80,12 +83,6 @@ def train(
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
     device = accelerator.device
-    slices = Slices(
-        micro_batch=config.train.batch,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        accumulation=config.train.accumulation,
-    )
     steps_per_epoch = shards.epoch // slices.global_batch
     if steps_per_epoch == 0:
         raise UserError(
@@ -110,12 +107,13 @@ def train(
 
     # --- Where it stands
     step = 0
+    if accelerator.is_main_process:
+        remove_unfinished(run.checkpoints)
     newest = latest_checkpoint(run.checkpoints)
     if newest is not None:
         step = load_checkpoint(newest, student=network, teacher=teacher, optimizer=optimizer, device=device)
         say(f"continuing from {newest}, step {step} of {total_steps}.")
-    run.note_start(step, data=shards.fingerprint())
-    run.cut_back("metrics", step)
+    run.note_start(step, data=shards.fingerprint(), **batch_facts(slices))
     for name in ("metrics", "bad_steps", "probes"):
         run.cut_back(name, step)
     accelerator.wait_for_everyone()
@@ -281,16 +279,16 @@ def train(
                 bad_steps, bad_in_a_row = bad_steps + 1, bad_in_a_row + 1
                 names = [n for n, value in zip(TERMS, of_step.tolist(), strict=True) if not math.isfinite(value)]
                 keys = [shards.key(sample) for sample in of_samples]
-                if names:
-                    run.log("bad_steps", {"step": outcome.step, "rank": slices.rank, "terms": names, "keys": keys})
+                own_row = {"step": outcome.step, "rank": slices.rank, "terms": names, "keys": keys}
+                rows = guilty(gather_object([own_row]))
+                for bad_row in rows if accelerator.is_main_process else ():
+                    run.log("bad_steps", bad_row)
                 if bad_in_a_row == BAD_STEPS_IN_A_ROW:
-                    guilty, terms_of, first = next(
-                        told for told in gather_object([(slices.rank, names, keys[0])]) if told[1]
-                    )
                     raise TrainingError(
-                        f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite (step {outcome.step}, rank {guilty}: "
-                        f"{', '.join(terms_of)}; first key {first}, all in {run.path / 'bad_steps.jsonl'}); the last "
-                        f"good checkpoint is {latest_checkpoint(run.checkpoints) or 'none'}: start again with a lower "
+                        f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite (step {outcome.step}, rank "
+                        f"{rows[0]['rank']}: {', '.join(rows[0]['terms'])}; first key {rows[0]['keys'][0]}, all in "
+                        f"{run.path / 'bad_steps.jsonl'}); the last good checkpoint is "
+                        f"{latest_checkpoint(run.checkpoints) or 'none'}: start again with a lower "
                         "--optim.learning-rate.",
                         everywhere=True,
                     )
@@ -336,6 +334,18 @@ def train(
                 )
             probe_now()
     return run.checkpoints / f"step-{total_steps:08d}"
+
+
+def guilty(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the ranks that a bad step came from: sums over ranks carry what is not finite to all of them.
+
+    The gradients' norms are summed, and the expansion where covariances are; these two terms are a rank's own.
+    """
+    for terms in (("compression", "patch_loss"), TERMS[:5], TERMS):
+        found = [row for row in told if any(name in terms for name in row["terms"])]
+        if found:
+            return found
+    return told
 
 
 def finite(names: Sequence[str], values: Sequence[float]) -> dict[str, float | None]:
