@@ -127,6 +127,11 @@ def test_a_bad_photograph_in_a_shard_is_named(tmp_path: Path, write_tar: Callabl
         (["photographs", "--policies", "plant", "dinov"], "neither a policy (plant, plant-paper, dinov2, none)"),
         (["photographs", "--policies", "plant", "ablation/blu"], "nor a recipe, did you mean 'ablation/blur'?"),
         (["photographs", "--policies", "mine.yaml"], "mine.yaml: there is no such file"),
+        (["photographs", "--policies", "null.yaml"], "views must be a mapping of settings"),
+        (
+            ["photographs", "--policies", "plant", "dinov2", "--views.local-size", "4"],
+            "--policies: views.global_size and",
+        ),
         (["train-{000000..000002.tar"], "train-{000000..000002.tar"),
     ],
 )
@@ -141,6 +146,7 @@ def test_what_cannot_be_drawn_is_answered_in_a_sentence(
     photographs(["a.jpg"])
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "null.yaml").write_text("format: 1\ncommand: pretrain\nviews: null\n")
     monkeypatch.chdir(tmp_path)
     assert words in refused("views", *arguments)
     assert not list(tmp_path.glob("*.png"))

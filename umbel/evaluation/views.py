@@ -56,18 +56,21 @@ def run(config: ViewsSheetConfig) -> None:
     """Write the sheet.
 
     Raises:
-        UserError: no photographs, or a damaged one.
+        UserError: no photographs, or a damaged one; no such policy, or one that needs larger views.
     """
     if config.count < 1:
         raise UserError(f"--count must be at least 1, not {config.count}.")
     if config.seed < 0:
         raise UserError(f"--seed must not be negative, but is {config.seed}.")
     check_picture(config.out, SOFTWARE)
-    photographs = choose_photographs(config.data, config.count, config.seed)
     policies = {name: policy_called(name) for name in config.policies}
     policies = policies or {policy_name(config.views.policy): config.views.policy}
-    settings = [replace(config.views, policy=policy) for policy in policies.values()]
+    try:
+        settings = [replace(config.views, policy=policy) for policy in policies.values()]
+    except ValueError as error:
+        raise UserError(f"--policies: {error}.") from error
     makers = [Views(s, seed=config.seed, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=CPU) for s in settings]
+    photographs = choose_photographs(config.data, config.count, config.seed)
     sheet = views_sheet(photographs, dict(zip(policies, makers, strict=True)))
     save_picture(sheet, config.out, SOFTWARE)
     total = GLOBAL_VIEWS + config.views.local_views
@@ -86,8 +89,9 @@ def policy_called(name: str) -> Policy:
     if not name.endswith((".yaml", ".yml")) and name not in recipe_names():
         known = nearest(name, [*POLICIES, *recipe_names()])
         raise UserError(f"--policies: '{name}' is neither a policy ({', '.join(POLICIES)}) nor a recipe{known}.")
-    views = read_recipe(name, "pretrain").get("views", {})
-    return from_values(ViewsConfig(), {"policy": views.get("policy", ViewsConfig().policy)}, f"recipe {name}").policy
+    asked = ViewsSheetConfig(data="", recipe=name)
+    label, values = asked.recipe_values()
+    return from_values(asked, values, label).views.policy
 
 
 def choose_photographs(data: str, count: int, seed: int) -> list[Tensor]:
