@@ -70,6 +70,18 @@ def test_views_shown_are_those_of_position_0_of_an_epoch() -> None:
         assert np.abs(shown - expected.numpy()).max() <= 1
 
 
+def test_a_view_that_is_mirrored_says_so_and_one_that_nothing_was_done_to_too() -> None:
+    size, maker = np.array([[60, 80]]), views("none")
+    told = []
+    for number in range(4):
+        flips = [maker.draw(size, np.array([number]), np.array([0]), v).flip[0] for v in range(6)]
+        words = [shown.words for shown in sheet._views(photograph(), number, maker)]
+        assert words == [["mirrored"] if flip else ["as it is"] for flip in flips]
+        told += words
+    assert ["mirrored"] in told
+    assert ["as it is"] in told
+
+
 def test_policies_have_the_same_boxes_and_flips() -> None:
     # The boxes of all but position 0 depend on how many numbers a policy draws.
     size = np.array([[60, 80]])
@@ -88,7 +100,7 @@ def test_much_enlarged_pixels_stay_squares() -> None:
 
 def test_captions_stay_within_their_views_and_are_told_whole() -> None:
     texts = ["jitter b1.20 c0.91 s1.11 h+0.03 order bsch", "posterize 4 bits", "affine -10.0° 22,-22 px"]
-    for width in (SMALL, 300):
+    for width in (90, 100, 110, SMALL, 200, 300):
         lines = sheet._lines(texts, width)
         assert all(FONT.getlength(line) <= width for line in lines)
         assert " ".join(lines) == " ".join(texts)
