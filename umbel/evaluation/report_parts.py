@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from umbel.augment.own_policy import policy_name
 from umbel.augment.views import ViewsConfig
 from umbel.backbones import Backbone
 from umbel.config import from_values
@@ -118,7 +119,8 @@ def _views(run: RunRecord, pictures: Photographs | None) -> Markup:
     image = sheet(config, chosen, seed=run.config["seed"])
     alt = f"{len(chosen)} photographs, each beside its 2 global and {config.local_views} local augmented views."
     caption = f"What training sees: a photograph with the boxes drawn on it, 2 global views of {config.global_size} "
-    caption += f"pixels and {config.local_views} local views of {config.local_size}, policy “{config.policy}”."
+    caption += f"pixels and {config.local_views} local views of {config.local_size}, policy "
+    caption += f"“{policy_name(config.policy)}”, with what was done to each beneath it."
     return figure(picture(image, alt), caption, class_="sheet")
 
 
