@@ -77,8 +77,9 @@ def count_pass(twin: Network, n: int, side: int) -> Pass:
         return out
 
     twin.run_block = counted
-    _, rest = counting(lambda: twin.tokens(torch.empty(n, 3, side, side, device="meta"), None))
-    return Pass(all=rest, blocks=blocks)
+    images = torch.empty(n, 3, side, side, device="meta", dtype=twin.mask_token.dtype)
+    _, everything = counting(lambda: twin.tokens(images, None))
+    return Pass(all=everything, blocks=blocks)
 
 
 def counting(run: Callable[[], Tensor]) -> tuple[Tensor, int]:
