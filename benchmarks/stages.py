@@ -37,11 +37,6 @@ from umbel.ssl.network import Network, set_attention
 from umbel.ssl.operations import step_operations
 from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, update_teacher
 from umbel.ssl.pretrain_config import PretrainConfig
-<<<<<<< HEAD
-from umbel.ssl.recipe_choice import step_operations
-=======
-from umbel.ssl.train import AddMasks, MaskedBatch
->>>>>>> network
 
 
 def main() -> None:

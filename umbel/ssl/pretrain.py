@@ -23,7 +23,7 @@ from umbel.data.order import Slices
 from umbel.machine import choose_device, choose_precision
 from umbel.rank_watch import RankWatch
 from umbel.ranks import meet, new_start, rank_0_first
-from umbel.run import UserError, refuse_overlap, refuse_within, say
+from umbel.run import refuse_overlap, refuse_within, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
