@@ -29,7 +29,7 @@ def photographs(data: str | None) -> list[bytes]:
         reader = ShardReader(shards)
         return [reader.read(sample, "jpg") for sample in range(min(len(shards), 64))]
     jpgs = []
-    for index in range(16):
+    for index in range(6):
         buffer = io.BytesIO()
         Image.fromarray(draw(0, index, size=500).image[:375]).save(buffer, "JPEG", quality=90)
         jpgs.append(buffer.getvalue())

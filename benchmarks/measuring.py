@@ -69,7 +69,12 @@ def wait_for(device: torch.device) -> None:
 
 
 def in_turn(
-    contenders: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device, warm_up: int = 2
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    device: torch.device,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of every contender in every round; they take turns, so that what disturbs the machine disturbs all."""
     for contender in contenders.values():
@@ -79,10 +84,10 @@ def in_turn(
     for _ in range(rounds):
         for name, contender in contenders.items():
             wait_for(device)
-            started = time.perf_counter()
+            started = clock()
             contender()
             wait_for(device)
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return seconds
 
 
@@ -99,19 +104,19 @@ def ratio(seconds: Mapping[str, list[float]], name: str, base: str) -> float:
 class Phases:
     """Seconds of a step's phases: `mark(name)` ends a phase, waiting for the device."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.device, self.clock = device, clock
         self.seconds: dict[str, list[float]] = {}
         self.begin()
 
     def begin(self) -> None:
         """A step begins."""
         wait_for(self.device)
-        self.started = time.perf_counter()
+        self.started = self.clock()
 
     def __call__(self, name: str) -> None:
         wait_for(self.device)
-        now = time.perf_counter()
+        now = self.clock()
         self.seconds.setdefault(name, []).append(now - self.started)
         self.started = now
 
