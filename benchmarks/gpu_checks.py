@@ -32,6 +32,8 @@ def attention(context: Context) -> list[Row]:
             found: list[tuple[Tensor, Tensor]] = []
             for fused in (True, False):
                 set_attention(network.backbone, fused=fused)
+                if {getattr(module, "fused_attn", fused) for module in network.modules()} != {fused}:
+                    raise RuntimeError("the blocks did not take the kernel that they were told to.")
                 network.zero_grad(set_to_none=True)
                 with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
                     tokens = network.tokens(images.to(context.device), None)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 from gpu_context import Context, SkippedError, ended_well
 from gpu_rows import row
 
@@ -74,9 +75,10 @@ def end_to_end(context: Context, *, model: str) -> list[dict[str, Any]]:
 
 
 def recipe_file(context: Context, config: PretrainConfig, name: str) -> Path:
-    """A configuration as a recipe."""
+    """A configuration as a recipe, without the paths that every command is given."""
+    values = yaml.safe_load(write_recipe(config, "pretrain"))
     path = context.work / f"{name}.yaml"
-    path.write_text(write_recipe(config, "pretrain"))
+    path.write_text(yaml.safe_dump({key: value for key, value in values.items() if key not in ("data", "out")}))
     return path
 
 
