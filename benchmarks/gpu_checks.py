@@ -144,7 +144,7 @@ def optimizer(context: Context) -> list[Row]:
         norm_error = max(norm_error, abs(found - norm) / norm)
         gradients = [gradient * min(1.0, 3.0 / (norm + 1e-6)) for gradient in gradients]
         step.optimizer.step()
-        step.average()
+        step.average(torch.zeros((), device=step.device))
         for i, (gradient, group) in enumerate(zip(gradients, groups, strict=True)):
             weights[i] *= 1 - group["lr"] * group["weight_decay"]
             first[i] = beta1 * first[i] + (1 - beta1) * gradient

@@ -23,8 +23,8 @@ from umbel.config import from_values, read_recipe, write_recipe
 from umbel.data.index import PRETRAINING_SPLITS, open_shards
 from umbel.machine import matmul_rate
 from umbel.ssl.network import Network
+from umbel.ssl.operations import step_operations
 from umbel.ssl.pretrain_config import PretrainConfig
-from umbel.ssl.recipe_choice import step_operations
 
 BATCHES = {"ViT-S": 256, "ViT-B": 128, "ViT-L": 64}
 AIMS = {"ViT-S": 2200, "ViT-B": 800, "ViT-L": 230}
@@ -55,7 +55,7 @@ def end_to_end(context: Context, *, model: str) -> list[dict[str, Any]]:
     steady = rows[len(rows) // 4 + 1 :]  # the first ones still compile, or start workers
     speed = statistics.median(line["images_per_second"] for line in steady)
     network = Network(build(config.backbone, config.views.global_size), config.head, 0.0)
-    operations = step_operations(network, config)
+    operations = step_operations(network, config).nominal
     rate = matmul_rate(context.device.type, context.precision())
     shutil.rmtree(run)
     return [

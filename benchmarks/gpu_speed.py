@@ -15,7 +15,7 @@ from step import TrainingStep, random_views
 from umbel.augment.policy import POLICIES
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views
 from umbel.machine import matmul_rate
-from umbel.ssl.recipe_choice import step_operations
+from umbel.ssl.operations import step_operations
 
 BATCHES = (32, 64, 128, 256)
 COMPILED_BATCHES = (64, 128, 256)
@@ -47,15 +47,12 @@ def step_speed(context: Context, model: str, batch: int, precision: str, compile
     if compiled:
         torch._dynamo.reset()
     config = context.config(model, batch)
-    # Blocks are compiled whole; drop path calls their parts.
-    step = TrainingStep(
-        config, device=context.device, precision=precision, compiled=compiled, drop_path=0.0 if compiled else None
-    )
+    step = TrainingStep(config, device=context.device, precision=precision, compiled=compiled)
     seen = random_views(config, step.patch, context.device)
     seconds = measuring.in_turn(
         {"step": lambda: step(seen)}, rounds=3 if context.tiny else 15, device=context.device, warm_up=4
     )["step"]
-    median, operations = statistics.median(seconds), step_operations(step.student, config)
+    median, operations = statistics.median(seconds), step_operations(step.student, config).nominal
     found = {
         "drop path": step.student.drop_path,
         "ms a step": 1e3 * median,

@@ -24,9 +24,9 @@ from umbel.config import from_values, read_recipe
 from umbel.data.index import PRETRAINING_SPLITS, open_shards
 from umbel.data.make import MakeSyntheticConfig, make_synthetic
 from umbel.machine import choose_device, choose_precision, choose_workers, matmul_rate, peak_memory
+from umbel.ssl.feed import MaskedBatch
+from umbel.ssl.operations import step_operations
 from umbel.ssl.pretrain_config import PretrainConfig
-from umbel.ssl.recipe_choice import step_operations
-from umbel.ssl.train import MaskedBatch
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def measure(config: PretrainConfig, precision: str, count: int, stack: contextli
         f"training: all of it, {workers} data worker(s)",
         lambda: step(seen_of(on_device(next(source), device), views)),
     )
-    operations = step_operations(step.student, config)
+    operations = step_operations(step.student, config).nominal
     rate = matmul_rate(device.type, precision)
     print(measuring.in_words(measuring.setting(device)))
     print(f"{precision}, batch {config.train.batch}")
