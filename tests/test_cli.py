@@ -73,7 +73,7 @@ OPTIONS = {
         --colluders --group --seed""",
     "demo": """
         --out --data --recipe --epochs --shots --seed --device --force --no-force""",
-    "views": "--out --recipe --count --seed" + VIEWS,
+    "views": "--out --recipe --count --seed --policies" + VIEWS,
     "pretrain": PRETRAIN + VIEWS,
     "embed": """
         --data --out --splits --batch --device --workers --force --no-force""",

@@ -21,12 +21,13 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_s
 from torch import Tensor
 
 from umbel.augment.views import Views
+from umbel.backbones.family import stride_of
 from umbel.backbones.folder import ModelCard
 from umbel.data.index import ShardSet
 from umbel.data.order import CursorSampler, Slices
 from umbel.data.training import TrainingDataset
 from umbel.data.workers import training_batches
-from umbel.machine import choose_attention, choose_workers, matmul_rate
+from umbel.machine import choose_attention, choose_compile, choose_workers, matmul_rate
 from umbel.random_stream import Purpose, stream
 from umbel.rank_watch import PAUSE, RankWatch
 from umbel.run import Bar, Stopped, TrainingError, UserError, rank, say
@@ -38,10 +39,11 @@ from umbel.ssl.health import MEASURES, gradient_norms, health
 from umbel.ssl.losses import image_loss, weighted_patch_loss
 from umbel.ssl.meter import Meter
 from umbel.ssl.network import Network, set_attention
+from umbel.ssl.operations import step_operations
 from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, step_unless, update_teacher
 from umbel.ssl.pretrain_config import PretrainConfig
 from umbel.ssl.probe_set import ProbeSet
-from umbel.ssl.recipe_choice import say_estimate, step_operations
+from umbel.ssl.recipe_choice import say_estimate
 from umbel.ssl.same_batch import batch_facts
 from umbel.ssl.signals import StopSignals, no_garbage_collection
 from umbel.ssl.teacher_probe import probe_teacher
@@ -64,7 +66,7 @@ def train(
 
     Args:
         config: fully resolved: no `auto`.
-        backbone: a timm ViT with its first weights; it becomes the student.
+        backbone: a timm ViT or ConvNeXt with its first weights; it becomes the student.
         card: how timm builds it.
         slices: which part of a global batch is this rank's.
         watch: is told where this rank is.
@@ -99,7 +101,16 @@ def train(
     say(f"attention {attention.value}: {attention.reason}.")
     set_attention(backbone, fused=attention.value == "fused")
     set_seed(config.seed)
-    network = Network(backbone, config.head, config.optim.drop_path).to(device)
+    compiled = choose_compile(device.type, config.train.compile)
+    say(f"blocks compiled {compiled.value}: {compiled.reason}.")
+    network = Network(
+        backbone,
+        config.head,
+        config.optim.drop_path,
+        masking=config.masks.views > 0,
+        checkpoint_activations=config.train.activation_checkpointing,
+        compile_blocks=compiled.value == "on",
+    ).to(device)
     teacher = copy.deepcopy(network).eval().requires_grad_(False)
     student = accelerator.prepare_model(network.train())
     optimizer = build_optimizer(network, config.optim)
@@ -124,8 +135,7 @@ def train(
     bad_in_a_row = 0
 
     # --- Data and views
-    patch = backbone.patch_embed.patch_size[0]
-    side = config.views.global_size // patch
+    side = config.views.global_size // stride_of(backbone)
     workers = choose_workers(config.reader.workers, accelerator.num_processes)
     dataset = TrainingDataset(
         shards,
@@ -152,7 +162,7 @@ def train(
     operations = step_operations(network, config)
     rate = matmul_rate(device.type, config.train.precision)
     left = (total_steps - step) * slices.global_batch / slices.world_size
-    say_estimate(left, operations, rate, device=device.type)
+    say_estimate(left, operations.executed, rate, device=device.type)
 
     probe_every = config.probe.steps(steps_per_epoch, total_steps)
     if probe is not None:
