@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,9 @@ def test_a_disk_that_does_not_answer_holds_nobody(tmp_path: Path) -> None:
     pipe = tmp_path / "ranks" / "now" / "rank-00001.json"
     os.mkfifo(pipe)
     assert not one.exchange(first_note(0), 0.1)
+    threads = threading.active_count()
     assert not one.exchange(dataclasses.replace(first_note(0), moves=1), 0.1)
+    assert threading.active_count() == threads  # the one that waits is not joined by more of them
     away = pipe.rename(tmp_path / "pipe")
     two = board(tmp_path, 1)
     away.write_text("answers now")

@@ -236,6 +236,24 @@ def test_a_run_that_gets_no_further_ends_and_every_rank_writes_where_it_stood(ra
         assert ("in stuck_in_reading" if rank else "in blocked") in stacks.read_text()
 
 
+def test_children_end_with_a_process_that_its_watch_ends(ranks: Ranks) -> None:
+    """Data workers would hold its memory and the terminal for some seconds more."""
+
+    def with_child(watch: RankWatch) -> None:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(FOREVER,))
+        child.start()
+        (ranks.folder / "child").write_text(str(child.pid))
+        blocked(watch)
+
+    ranks.start(with_child)
+    assert ranks.end(0)[0] == 3
+    state = Path(f"/proc/{(ranks.folder / 'child').read_text()}/stat")
+    deadline = time.monotonic() + 60
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":  # nobody may look after it now
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_stopped_rank_is_named_by_the_others_and_finds_out_when_it_wakes(ranks: Ranks) -> None:
     ranks.start(blocked, blocked)
     ranks.began()

@@ -97,6 +97,24 @@ def test_a_rank_that_fails_before_the_training_ends_all(tiny: Any, tmp_path: Pat
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
+ABSENT = """
+from datetime import timedelta
+import umbel.ranks
+umbel.ranks.MEETING = timedelta(seconds=3)
+if os.environ["RANK"] == "1":
+    sys.exit("rank 1 has no GPU")
+"""
+
+
+def test_a_rank_that_never_comes_is_waited_for_with_an_end(tiny: Any, tmp_path: Path) -> None:
+    zero, one = tiny.run(tmp_path / "run", *TWO, ranks=2, inject=ABSENT)
+    assert (zero.code, one.code) == (3, 1)
+    said = zero.err.splitlines()[-1]
+    assert said.startswith("umbel: not all ranks came within 3 s (")
+    assert said.endswith("): see what the others say, and whether MASTER_ADDR can be reached from each machine.")
+    assert "Traceback" not in zero.err
+
+
 def test_a_rank_that_is_killed_is_named_and_the_run_goes_on_at_once(tiny: Any, tmp_path: Path) -> None:
     """Rank 0, which holds the run folder's lock: its data workers, who live a little longer, must not keep it."""
     run = tmp_path / "run"
