@@ -32,7 +32,8 @@ PRETRAIN = """
     --reader.canvas --reader.window --reader.workers --reader.max-bad
     --reader.unreadable-shards --reader.timeout --reader.cache-gib --reader.allow-pipe --reader.no-allow-pipe
     --mix.data --mix.weights --mix.epoch
-    --train.batch --train.accumulation --train.epochs --train.precision --train.log-every --train.save-every
+    --train.batch --train.accumulation --train.epochs --train.precision --train.activation-checkpointing
+    --train.no-activation-checkpointing --train.compile --train.timeout --train.log-every --train.save-every
     --train.save-minutes
     --train.keep-last --train.keep-every
 """

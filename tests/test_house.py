@@ -56,7 +56,8 @@ def test_rooms_open_only_their_own_doors() -> None:
 
 
 def test_what_stands_beside_the_rooms_imports_none_of_them() -> None:
-    for name in ("run", "config", "run_folder", "machine", "doctor", "coding_rate", "random_stream"):
+    names = ("run", "config", "run_folder", "machine", "doctor", "coding_rate", "random_stream", "image_statistics")
+    for name in names:
         assert not rooms_of(imports(PACKAGE / f"{name}.py")), name
 
 

@@ -13,6 +13,7 @@ from umbel.run import UserError, processors
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 PrecisionChoice = Literal["auto", "float32", "bf16"]
+CompileChoice = Literal["auto", "on", "off"]
 GIB = 1024**3
 
 

@@ -15,7 +15,7 @@ from umbel.coding_rate import Covariance
 from umbel.config import read_recipe
 from umbel.data.mixing import MixConfig
 from umbel.data.reader import ReaderConfig
-from umbel.machine import DeviceChoice, PrecisionChoice
+from umbel.machine import CompileChoice, DeviceChoice, PrecisionChoice
 from umbel.ssl.head import HeadConfig
 from umbel.ssl.masking import MaskConfig
 from umbel.ssl.optimizer import OptimConfig
@@ -72,6 +72,12 @@ class TrainConfig:
     """Passes over the photographs."""
     precision: PrecisionChoice = "auto"
     """float32 or bf16 (matrix products; losses stay in float32); auto: bf16 where it is native."""
+    activation_checkpointing: bool = False
+    """Compute blocks again in the backward pass: about a third slower, much less memory."""
+    compile: CompileChoice = "auto"
+    """Compile the blocks: on, off, or auto: where it pays."""
+    timeout: float = 600.0
+    """Seconds without progress of any rank after which a run counts as hung."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
     save_every: int = 500
@@ -102,7 +108,7 @@ class PretrainConfig:
     recipe: str = "auto"
     """A recipe's name or YAML file; auto: chosen by the number of photographs and the memory."""
     init: str | None = None
-    """Backbone to start from: a timm name, hf-hub:NAME, a folder, or another run; otherwise from random weights."""
+    """Backbone to start from: a timm name, hf-hub:NAME, a folder, a released checkpoint (.pth) or another run."""
     seed: int = 0
     """Seed of weights, order, views and masks."""
     device: DeviceChoice = "auto"
