@@ -1,4 +1,4 @@
-"""Checkpoints as the authors of SimDINOv2 and DINOv2 released them, turned into timm's vision transformers.
+"""Checkpoints as the authors of SimDINOv2 and DINOv2 released them, read as timm's vision transformers.
 
 Sources: arXiv 2502.10385 and 2604.27538 (a pickle of {"teacher": {"backbone.*", "dino_head.mlp.*"}}), arXiv 2304.07193
 (a flat dictionary of the same names).
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from umbel.backbones.authors_names import BLOCK, expected_shapes, in_timms_names
 from umbel.backbones.build import BackboneConfig, model_arguments
 from umbel.backbones.folder import ModelCard
 from umbel.image_statistics import STATISTICS, StatisticsName
@@ -26,9 +27,7 @@ HEAD_WIDTH = 64
 # timm's name of each width; every size is told in the arguments as well, so another width is a vit_base of that size.
 ARCHITECTURES = {192: "vit_tiny_patch16_224", 384: "vit_small_patch16_224", 1024: "vit_large_patch16_224"}
 OTHER_WIDTH, WITH_SWIGLU = "vit_base_patch16_224", "vit_giant_patch14_dinov2"
-BLOCK = re.compile(r"blocks\.(\d+)\.(?:(\d+)\.)?(\D.*)")
 PROJECTION_HEAD = re.compile(r"(dino_head|ibot_head)\.(mlp|last_layer)\..+")
-SWIGLU = {"mlp.w12.": "mlp.fc1.", "mlp.w3.": "mlp.fc2."}
 NAMED = 3
 # By whether there is a teacher in the file: whose image statistics are taken where nothing else is told, and why.
 ASSUMED: dict[bool, tuple[StatisticsName, str]] = {
@@ -156,16 +155,7 @@ def _convert(path: Path, tensors: dict[str, Any], heads: int | None) -> tuple[Ba
     patch = _length(found, "patch_embed.proj.weight", -1)
     grid = math.isqrt(max(_length(found, "pos_embed", 1) - 1, 0))
     registers = _length(found, "register_tokens", 1)
-    expected = {
-        "cls_token": (1, 1, width),
-        "pos_embed": (1, 1 + grid * grid, width),
-        "patch_embed.proj.weight": (width, 3, patch, patch),
-        "patch_embed.proj.bias": (width,),
-        **({"register_tokens": (1, registers, width)} if registers else {}),
-        **{f"blocks.{i}.{k}": v for i in range(depth) for k, v in _block_shapes(width, swiglu=swiglu).items()},
-        "norm.weight": (width,),
-        "norm.bias": (width,),
-    }
+    expected = expected_shapes(width=width, depth=depth, patch=patch, grid=grid, registers=registers, swiglu=swiglu)
     _refuse_misfits(path, found, expected)
     if heads is None and width % HEAD_WIDTH:
         raise UserError(f"{path}: its width {width} is no multiple of {HEAD_WIDTH}, so its heads cannot be told.")
@@ -177,37 +167,12 @@ def _convert(path: Path, tensors: dict[str, Any], heads: int | None) -> tuple[Ba
         patch=patch,
         registers=registers,
     )
-    return config, grid * patch, _in_timms_names(found)
+    return config, grid * patch, in_timms_names(found)
 
 
 def _length(found: Mapping[str, Tensor], name: str, dimension: int) -> int:
     """Length of a tensor's dimension; 0 where it is missing."""
     return found[name].shape[dimension] if name in found and found[name].ndim > 1 else 0
-
-
-def _block_shapes(width: int, *, swiglu: bool) -> dict[str, tuple[int, ...]]:
-    """The tensors of one block."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "norm1.weight": (width,),
-        "norm1.bias": (width,),
-        "attn.qkv.weight": (3 * width, width),
-        "attn.qkv.bias": (3 * width,),
-        "attn.proj.weight": (width, width),
-        "attn.proj.bias": (width,),
-        "ls1.gamma": (width,),
-        "norm2.weight": (width,),
-        "norm2.bias": (width,),
-        "ls2.gamma": (width,),
-    }
-    # SwiGLU has two thirds of the usual hidden width, rounded up to a multiple of 8, and two such layers in one matrix.
-    hidden = (int(4 * width * 2 / 3) + 7) // 8 * 8 if swiglu else 4 * width
-    first, second, rows = ("w12", "w3", 2 * hidden) if swiglu else ("fc1", "fc2", hidden)
-    return shapes | {
-        f"mlp.{first}.weight": (rows, width),
-        f"mlp.{first}.bias": (rows,),
-        f"mlp.{second}.weight": (width, hidden),
-        f"mlp.{second}.bias": (width,),
-    }
 
 
 def _refuse_misfits(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -225,19 +190,6 @@ def _refuse_misfits(path: Path, found: Mapping[str, Tensor], expected: Mapping[s
     ]
     if faults:
         raise UserError(f"{path} is no ViT of SimDINOv2 or DINOv2: {'; '.join(faults)}.")
-
-
-def _in_timms_names(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The class token's position goes into the class token: timm adds positions to patches alone (no_embed_class)."""
-    weights = {name: tensor.float() for name, tensor in found.items()}
-    positions = weights.pop("pos_embed")
-    weights["pos_embed"] = positions[:, 1:].clone()
-    weights["cls_token"] = weights["cls_token"] + positions[:, :1]
-    if "register_tokens" in weights:
-        weights["reg_token"] = weights.pop("register_tokens")
-    for theirs, timms in SWIGLU.items():
-        weights = {name.replace(f".{theirs}", f".{timms}"): tensor for name, tensor in weights.items()}
-    return weights
 
 
 def _plain(value: Any) -> bool:
