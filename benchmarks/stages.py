@@ -33,9 +33,9 @@ from umbel.data.workers import training_batches
 from umbel.machine import choose_attention, choose_device, choose_precision, choose_workers, matmul_rate, peak_memory
 from umbel.ssl.losses import image_loss, weighted_patch_loss
 from umbel.ssl.network import Network, set_attention
+from umbel.ssl.operations import step_operations
 from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, update_teacher
 from umbel.ssl.pretrain_config import PretrainConfig
-from umbel.ssl.recipe_choice import step_operations
 from umbel.ssl.train import AddMasks, MaskedBatch
 
 
@@ -126,9 +126,9 @@ def measure(config: PretrainConfig, precision: str, count: int, stack: contextli
             return teacher(seen[0], None, None, item.masked.to(device))
 
     def train_step(seen: Any, item: MaskedBatch) -> None:
-        classes, patches = forward_teacher(seen, item)
+        classes, patches, _ = forward_teacher(seen, item)
         with cast:
-            own_classes, own_patches = student(*seen, item.masks.to(device), item.masked.to(device))
+            own_classes, own_patches, _ = student(*seen, item.masks.to(device), item.masked.to(device))
         total = image_loss(own_classes, classes)[0]
         (total + weighted_patch_loss(own_patches, patches, item.weights.to(device))).backward()
         clip_gradients(student.backbone.parameters(), 3.0)
@@ -155,8 +155,11 @@ def measure(config: PretrainConfig, precision: str, count: int, stack: contextli
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, {device}, {precision}, batch {config.train.batch}")
     for name, value in rows:
         print(f"{name:<45} {value:8.0f} images/s")
-    share = rows[-1][1] * operations / rate
-    print(f"{operations / 1e9:.2f} GFLOP an image; {share:.0%} of the matrix-product rate {rate / 1e9:.0f} GFLOP/s")
+    share = rows[-1][1] * operations.nominal / rate
+    print(
+        f"{operations.nominal / 1e9:.2f} GFLOP an image ({operations.executed / 1e9:.2f} executed); "
+        f"{share:.0%} of the matrix-product rate {rate / 1e9:.0f} GFLOP/s"
+    )
     print(f"peak memory {peak_memory(device.type) / 2**30:.2f} GiB")
 
 

@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
 
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD
 from umbel.backbones import load
-from umbel.backbones.build import build, model_arguments
+from umbel.backbones.build import build, check_size, model_arguments
+from umbel.backbones.family import family_of, pooling_of
 from umbel.backbones.folder import ModelCard
 from umbel.data.index import PRETRAINING_SPLITS, ShardSet, find_shards, open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
 from umbel.data.mixing import mix_sets
 from umbel.machine import choose_device, choose_precision
-from umbel.run import UserError, refuse_overlap, refuse_within, say
+from umbel.run import refuse_overlap, refuse_within, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
@@ -71,22 +73,33 @@ def first_backbone(config: PretrainConfig) -> tuple[Any, ModelCard]:
     """The backbone that training starts from, and how timm builds it.
 
     A pretrained backbone keeps its own mean and deviation: its weights expect them.
+
+    Raises:
+        UserError: a backbone that cannot be trained, or not with these settings.
     """
     size = config.views.global_size
     if config.init is None:
         backbone: Any = build(config.backbone, size)
         name, arguments = config.backbone.name, model_arguments(config.backbone, size)
         mean, std = INAT_PLANTAE_MEAN, INAT_PLANTAE_STD
+        if family_of(backbone) == "convnext":
+            say(f"{name} is a ConvNeXt: backbone.registers and backbone.layer_scale do not apply to it.")
     else:
         loaded = load(config.init, any_size=True)
         backbone, name, arguments = loaded.model, loaded.card.architecture, loaded.card.arguments
         mean, std = loaded.card.mean, loaded.card.std  # type: ignore[assignment]
         say(f"starting from {loaded.source}; its mean {mean} and deviation {std} are kept.")
-    check_backbone(backbone, config.init or name, config.optim.drop_path)
-    patch = backbone.patch_embed.patch_size[0]
+    check_backbone(
+        backbone,
+        config.init or name,
+        drop_path=config.optim.drop_path,
+        masked_views=config.masks.views,
+        patch_weight=config.loss.patch_weight,
+    )
     for view, side in (("global", size), ("local", config.views.local_size)):
-        if side % patch:
-            raise UserError(f"views.{view}_size {side} is not a multiple of the backbone's patch of {patch} px.")
+        check_size(backbone, config.init or name, view, side)
+    if config.init is not None and family_of(backbone) != "convnext":
+        arguments = take_class_token(backbone, arguments)
     card = ModelCard(
         architecture=name,
         arguments=arguments,
@@ -94,9 +107,27 @@ def first_backbone(config: PretrainConfig) -> tuple[Any, ModelCard]:
         mean=mean,
         std=std,
         num_features=backbone.num_features,
-        global_pool=str(arguments.get("global_pool", "token")),
+        global_pool=pooling_of(backbone),
+        first_conv=backbone.pretrained_cfg["first_conv"],
+        classifier=backbone.pretrained_cfg["classifier"],
     )
     return backbone, card
+
+
+def take_class_token(backbone: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Let a loaded ViT's feature be its class token, which is what training shapes; returns timm's arguments for it.
+
+    The grid of its positions is written down too: timm knows it by the name, and not by a folder of ours.
+    """
+    arguments = {"img_size": list(backbone.patch_embed.img_size)} | arguments
+    if backbone.global_pool == "token":
+        return arguments
+    say(f"its feature is the class token from now on; it was made by the pooling {backbone.global_pool or 'none'}.")
+    # The final norm stays before or after the pooling, where its weights have their name.
+    norm_after = "use_fc_norm" if family_of(backbone) == "eva" else "fc_norm"
+    arguments = arguments | {"global_pool": "token", norm_after: not isinstance(backbone.fc_norm, nn.Identity)}
+    backbone.reset_classifier(0, "token")
+    return arguments
 
 
 def pretraining_shards(config: PretrainConfig, folder: RunFolder) -> ShardSet:

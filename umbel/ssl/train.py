@@ -23,6 +23,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from umbel.augment.views import Views
+from umbel.backbones.family import stride_of
 from umbel.backbones.folder import ModelCard
 from umbel.data.batch import Batch
 from umbel.data.index import ShardSet
@@ -115,7 +116,7 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
 
     Args:
         config: fully resolved: no `auto`.
-        backbone: a timm ViT with its first weights; it becomes the student.
+        backbone: a timm ViT or ConvNeXt with its first weights; it becomes the student.
         card: how timm builds it.
 
     Raises:
@@ -148,7 +149,7 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
     say(f"attention {attention.value}: {attention.reason}.")
     set_attention(backbone, fused=attention.value == "fused")
     set_seed(config.seed)
-    network = Network(backbone, config.head, config.optim.drop_path).to(device)
+    network = Network(backbone, config.head, config.optim.drop_path, masking=config.masks.views > 0).to(device)
     teacher = copy.deepcopy(network).eval().requires_grad_(False)
     student = accelerator.prepare_model(network.train())
     optimizer = build_optimizer(network, config.optim)
@@ -168,8 +169,7 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
     bad_steps = bad_in_a_row = 0
 
     # --- Data and views
-    patch = backbone.patch_embed.patch_size[0]
-    side = config.views.global_size // patch
+    side = config.views.global_size // stride_of(backbone)
     workers = choose_workers(config.reader.workers, accelerator.num_processes)
     dataset = TrainingDataset(
         shards,
@@ -239,10 +239,10 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                 masked = item.masked.to(device, non_blocking=True)
                 weights = item.weights.to(device, non_blocking=True)
                 with torch.no_grad(), accelerator.autocast():
-                    teacher_classes, teacher_patches = teacher(globals_, None, None, masked)
+                    teacher_classes, teacher_patches, _ = teacher(globals_, None, None, masked)
                 last = micro_step == slices.accumulation - 1
                 with contextlib.nullcontext() if last else accelerator.no_sync(student):
-                    student_classes, student_patches = student(globals_, locals_, masks, masked)
+                    student_classes, student_patches, _ = student(globals_, locals_, masks, masked)
                     image, compression, expansion = image_loss(
                         student_classes,
                         teacher_classes,
