@@ -19,6 +19,7 @@ from umbel.ssl.optimizer import (
     build_optimizer,
     clip_gradients,
     parameter_groups,
+    step_unless,
     update_teacher,
 )
 
@@ -281,7 +282,7 @@ def test_the_teacher_is_a_moving_average_of_all_parameters(momentum: float) -> N
         nn.init.normal_(parameter)
     before = {name: p.clone() for name, p in teacher.named_parameters()}
     unchanged = {name: p.detach().clone() for name, p in student.named_parameters()}
-    update_teacher(teacher, student, momentum)
+    update_teacher(teacher, student, momentum, torch.zeros(()))
     for (name, t), s in zip(teacher.named_parameters(), student.parameters(), strict=True):
         torch.testing.assert_close(t, momentum * before[name] + (1 - momentum) * s.detach(), msg=name)
         assert torch.equal(s, unchanged[name]), name
@@ -296,3 +297,34 @@ def test_the_teacher_is_a_moving_average_of_all_parameters(momentum: float) -> N
 def test_impossible_settings_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="optim"):
         OptimConfig(**values)
+
+
+def test_a_bad_step_changes_neither_weights_nor_averages_nor_the_count_of_steps() -> None:
+    student = small_network().float()
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    optimizer = build_optimizer(student, OptimConfig())
+    Schedule(config=OptimConfig(), global_batch=64, steps_per_epoch=1, total_steps=20).apply(optimizer, 5)
+
+    def step(fill: float, bad: float) -> None:
+        for p in student.parameters():
+            p.grad = torch.full_like(p, fill)
+        step_unless(torch.tensor(bad), optimizer)
+        update_teacher(teacher, student, 0.9, torch.tensor(bad))
+
+    step(0.5, 0.0)
+    before = copy.deepcopy((student.state_dict(), teacher.state_dict(), optimizer.state_dict()["state"]))
+    step(math.nan, 1.0)
+    assert_equal_trees((student.state_dict(), teacher.state_dict(), optimizer.state_dict()["state"]), before)
+    step(0.5, 0.0)
+    assert not torch.equal(student.state_dict()["mask_token"], before[0]["mask_token"])
+    assert not torch.equal(teacher.state_dict()["mask_token"], before[1]["mask_token"])
+    assert {int(state["step"]) for state in optimizer.state_dict()["state"].values()} == {2}
+
+
+def assert_equal_trees(a: Any, b: Any) -> None:
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b)
+        return
+    assert len(a) == len(b)
+    for key in a if isinstance(a, dict) else range(len(a)):
+        assert_equal_trees(a[key], b[key])

@@ -70,7 +70,9 @@ def load_checkpoint(
         UserError: unreadable, of a newer format, or of another network.
     """
     try:
-        state: Any = torch.load(path / "training.pt", map_location=device, weights_only=True)
+        # Accelerate numbers the CPUs of several ranks, and torch restores nothing to cpu:0.
+        place = torch.device("cpu") if device.type == "cpu" else device
+        state: Any = torch.load(path / "training.pt", map_location=place, weights_only=True)
         if not isinstance(state, dict) or not {"format", "step", "student", "teacher", "optimizer"} <= set(state):
             raise ValueError("it is not a checkpoint of Umbel")
     except Exception as error:
@@ -102,3 +104,9 @@ def remove_old(folder: Path, *, keep_last: int, keep_every: int) -> None:
         doomed = path.with_name(f".{path.name}.removed")
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a kill in the middle of a save or a removal left, so that it takes no room."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.models import group_parameters
@@ -153,7 +154,23 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     return torch.nn.utils.clip_grad_norm_(list(parameters), limit or math.inf, error_if_nonfinite=False)
 
 
+def step_unless(bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Take the optimizer's step, or where `bad` (0-d, on the device) is 1 leave weights and averages as they are.
+
+    Nothing is read back: the fused kernels look at this flag themselves, as torch's gradient scaler sets it.
+    """
+    optimizer.found_inf = bad  # type: ignore[attr-defined]
+    optimizer.step()
+
+
 @torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, for all parameters at once."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float, bad: Tensor) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, for all parameters at once.
+
+    Args:
+        bad: 0-d float32 on the device: where it is 1 the teacher stays.
+    """
+    averages: Any = list(teacher.parameters())
+    # A weight on the device: one from the host would have to wait for the flag.
+    weight = (1 - momentum) * (1 - bad)
+    torch._foreach_lerp_(averages, list(student.parameters()), [weight.to(p.dtype) for p in averages])

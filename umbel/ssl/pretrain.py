@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import nn
 
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD
@@ -18,12 +19,17 @@ from umbel.backbones.folder import ModelCard
 from umbel.data.index import PRETRAINING_SPLITS, ShardSet, find_shards, open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
 from umbel.data.mixing import mix_sets
+from umbel.data.order import Slices
 from umbel.machine import choose_device, choose_precision
+from umbel.rank_watch import RankWatch
+from umbel.ranks import meet, new_start, rank_0_first
 from umbel.run import refuse_overlap, refuse_within, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
+from umbel.ssl.probe_set import open_probe
 from umbel.ssl.recipe_choice import FEW_PHOTOGRAPHS, count_all
+from umbel.ssl.same_batch import other_batch
 from umbel.ssl.train import train
 
 
@@ -33,7 +39,7 @@ def run(config: PretrainConfig) -> None:
     Raises:
         UmbelError: see `umbel.ssl.train.train`; and every fault of DATA or the configuration.
     """
-    for data in (config.data, *config.mix.data):
+    for data in (config.data, *config.mix.data, *([config.probe.data] if config.probe.data else [])):
         if config.force:
             refuse_overlap(data, config.out)
         if Path(data).is_dir() and not find_shards(data):
@@ -47,11 +53,35 @@ def run(config: PretrainConfig) -> None:
         )
     torch.manual_seed(config.seed)
     backbone, card = first_backbone(config)
-    # Rank 0 makes the folder and the shards, the others wait for it and find them.
-    with PartialState(cpu=config.device == "cpu").main_process_first():
-        folder = RunFolder.open(config.out, config, "pretrain", ignore=NOT_COMPARED, force=config.force)
-        shards = pretraining_shards(config, folder)
-    last = train(config, folder, shards, backbone, card)
+    state = meet(cpu=config.device == "cpu")
+    slices = Slices(
+        micro_batch=config.train.batch,
+        rank=state.process_index,
+        world_size=state.num_processes,
+        accumulation=config.train.accumulation,
+    )
+    opening = functools.partial(
+        RunFolder.open,
+        config.out,
+        config,
+        "pretrain",
+        ignore=NOT_COMPARED,
+        force=config.force,
+        also=lambda run: other_batch(run, slices),
+    )
+    folder = rank_0_first(state, opening)
+    with RankWatch(
+        folder.path,
+        start=new_start(state.device),
+        rank=state.process_index,
+        world_size=state.num_processes,
+        timeout=config.train.timeout,
+    ) as watch:
+        # Rank 0 makes the shards, the others wait for it (no pause of theirs) and find them.
+        with state.main_process_first(), watch.paused("making and opening the shards", times=math.inf):
+            probe = open_probe(config.probe, config.out / "probe-shards", card)
+            shards = pretraining_shards(config, folder)
+        last = train(config, folder, shards, backbone, card, slices, watch, probe)
     say(f"done: {last / 'backbone'} (timm folder); `umbel export {config.out}` copies and tests it.")
 
 

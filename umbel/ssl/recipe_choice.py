@@ -11,10 +11,8 @@ from umbel.config import read_recipe
 from umbel.data.folder import read_folder
 from umbel.data.index import PRETRAINING_SPLITS, find_shards, open_shards
 from umbel.data.reader import ReaderConfig
-from umbel.machine import GIB, choose_device, device_memory, matmul_rate
+from umbel.machine import GIB, choose_device, device_memory
 from umbel.run import UserError, duration, say
-from umbel.ssl.network import Network
-from umbel.ssl.operations import step_operations
 
 if TYPE_CHECKING:
     from umbel.ssl.pretrain_config import PretrainConfig
@@ -101,10 +99,13 @@ def patch_of(init: str) -> int:
     return 16
 
 
-def say_estimate(network: Network, config: PretrainConfig, photographs: float, *, device: str, precision: str) -> None:
-    """Print how long the given number of photographs will take, and what the estimate rests on."""
-    operations = step_operations(network, config).executed
-    rate = matmul_rate(device, precision)
+def say_estimate(photographs: float, operations: float, rate: float, *, device: str) -> None:
+    """Print how long the given number of photographs will take, and what the estimate rests on.
+
+    Args:
+        operations: floating-point operations of a training step for one photograph.
+        rate: operations a second of the device in a matrix product.
+    """
     seconds = photographs * operations / (rate * STEP_EFFICIENCY[device])
     say(
         f"about {duration(seconds)} to go: {photographs:,.0f} photographs at {operations / 1e9:.2f} GFLOP each; "
