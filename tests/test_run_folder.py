@@ -64,7 +64,9 @@ def test_a_run_of_before_a_setting_was_there_had_its_default(tmp_path: Path, los
     assert lost in file.read_text()
     file.write_text(file.read_text().replace(lost, ""))
     open_run(tmp_path / "run", Settings())
-    with pytest.raises(UserError, match=r"another configuration \((seed: 0 there, 4|inner\.rate: 0\.5 there, 0\.7) now"):
+    with pytest.raises(
+        UserError, match=r"another configuration \((seed: 0 there, 4|inner\.rate: 0\.5 there, 0\.7) now"
+    ):
         open_run(tmp_path / "run", Settings(seed=4) if "rate" not in lost else Settings(inner=Inner(rate=0.7)))
 
 
