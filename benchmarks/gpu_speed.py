@@ -47,18 +47,19 @@ def step_speed(context: Context, model: str, batch: int, precision: str, compile
     if compiled:
         torch._dynamo.reset()
     config = context.config(model, batch)
-    step = TrainingStep(config, device=context.device, precision=precision, compiled=compiled)
+    step = TrainingStep(config, device=context.device, precision=precision, compile_blocks=compiled)
     seen = random_views(config, step.patch, context.device)
     seconds = measuring.in_turn(
         {"step": lambda: step(seen)}, rounds=3 if context.tiny else 15, device=context.device, warm_up=4
     )["step"]
-    median, operations = statistics.median(seconds), step_operations(step.student, config).nominal
+    median, operations = statistics.median(seconds), step_operations(step.student, config)
     found = {
         "drop path": step.student.drop_path,
         "ms a step": 1e3 * median,
         "images/s": batch / median,
-        "TFLOP/s": batch * operations / median / 1e12,
-        "of matmul rate": batch * operations / median / rate,
+        "TFLOP/s": batch * operations.nominal / median / 1e12,
+        "MFU": batch * operations.nominal / median / rate,
+        "MFU executed": batch * operations.executed / median / rate,
         "slowest / median": max(seconds) / median,
     }
     if context.device.type == "cuda":

@@ -33,6 +33,7 @@ class Ranks:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.processes: dict[int, BaseProcess] = {}
+        self.lingering: dict[int, float] = {}  # seconds that a rank's process takes to end
 
     def start(
         self, *bodies: Body, timeout: float = TIMEOUT, start: str = "now", before: Callable[[int], object] = lambda _: 0
@@ -61,6 +62,8 @@ class Ranks:
             traceback.print_exc(file=sys.stderr)
             code = 1
         sys.stderr.flush()
+        time.sleep(self.lingering.get(rank, 0.0))
+        (self.folder / f"left-{rank}").touch()
         os._exit(code)
 
     def began(self) -> None:
@@ -125,6 +128,17 @@ def test_a_rank_that_fails_is_told_by_all_others_even_while_they_are_blocked(
     assert "failed first" not in ranks.end(1)[1]
     for rank in (0, 2):
         assert ranks.end(rank) == (3, f"umbel: rank 1 of 3 (host {HOST}) failed first: {cause}.\n")
+
+
+def test_the_rank_that_failed_ends_first_for_its_launcher_names_the_first(ranks: Ranks) -> None:
+    def fail(watch: RankWatch) -> None:
+        raise ValueError("no such axis")
+
+    ranks.lingering[1] = 3.5  # a look comes every second
+    ranks.start(blocked, fail, timeout=5.0)
+    until(ranks.folder / "left-1")
+    assert ranks.processes[0].is_alive()
+    assert ranks.end(0)[1].endswith(f"rank 1 of 2 (host {HOST}) failed first: ValueError: no such axis.\n")
 
 
 def test_a_rank_that_is_killed_is_told_by_the_others_even_while_they_are_blocked(ranks: Ranks) -> None:
