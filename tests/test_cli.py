@@ -32,9 +32,11 @@ PRETRAIN = """
     --reader.canvas --reader.window --reader.workers --reader.max-bad
     --reader.unreadable-shards --reader.timeout --reader.cache-gib --reader.allow-pipe --reader.no-allow-pipe
     --mix.data --mix.weights --mix.epoch
-    --train.batch --train.accumulation --train.epochs --train.precision --train.log-every --train.save-every
+    --train.batch --train.accumulation --train.epochs --train.precision --train.activation-checkpointing
+    --train.no-activation-checkpointing --train.compile --train.timeout --train.log-every --train.save-every
     --train.save-minutes
     --train.keep-last --train.keep-every
+    --probe.data --probe.every-epochs --probe.shots --probe.draws --probe.limit
 """
 VIEWS = """
     --views.global-size --views.local-size --views.local-views --views.global-area --views.local-area --views.aspect
@@ -71,7 +73,7 @@ OPTIONS = {
         --colluders --group --seed""",
     "demo": """
         --out --data --recipe --epochs --shots --seed --device --force --no-force""",
-    "views": "--out --recipe --count --seed" + VIEWS,
+    "views": "--out --recipe --count --seed --policies" + VIEWS,
     "pretrain": PRETRAIN + VIEWS,
     "embed": """
         --data --out --splits --batch --device --workers --force --no-force""",

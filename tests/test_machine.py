@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from umbel import machine
-from umbel.machine import Choice, choose_device, choose_precision, choose_workers
+from umbel.machine import Choice, choose_compile, choose_device, choose_precision, choose_workers, missing_for_compile
 from umbel.run import UserError, processors
 
 
@@ -59,6 +60,55 @@ def test_workers_leave_a_processor_to_each_rank(
 ) -> None:
     monkeypatch.setattr(machine, "processors", lambda: processors_here)
     assert choose_workers(-1, ranks).value == str(workers)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "missing", "value", "reason"),
+    [
+        ("cpu", "off", "", "off", "as asked"),
+        ("cpu", "on", "", "on", "as asked"),
+        ("cuda", "off", "Triton is not installed", "off", "as asked"),
+        ("cpu", "auto", "", "off", "on a CPU"),
+        ("cuda", "auto", "", "on", "fewer and larger kernels"),
+        ("cuda", "auto", "Triton is not installed", "off", "Triton is not installed"),
+    ],
+)
+def test_blocks_are_compiled_on_a_gpu_that_can(
+    device: str, asked: Any, missing: str, value: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "missing_for_compile", lambda _: missing)
+    found = choose_compile(device, asked)
+    assert found.value == value
+    assert reason in found.reason
+
+
+def test_compilation_that_is_asked_for_and_impossible_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "missing_for_compile", lambda _: "there is no C++ compiler")
+    with pytest.raises(UserError, match=r"cannot be compiled here: there is no C\+\+ compiler; leave"):
+        choose_compile("cpu", "on")
+
+
+def test_compilers_are_looked_for_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert missing_for_compile("cpu") == "there is no C++ compiler"
+    assert missing_for_compile("cuda") == "there is no C compiler"
+    (tmp_path / "own-compiler").touch(mode=0o755)
+    monkeypatch.setenv("CXX", "own-compiler -O2")
+    assert missing_for_compile("cpu") == ""
+    assert missing_for_compile("cuda") == "there is no C compiler"
+
+
+def test_a_gpu_needs_triton_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    monkeypatch.setattr(machine, "find_spec", lambda _: None)
+    assert missing_for_compile("cuda") == "Triton is not installed"
+    monkeypatch.setattr(machine, "find_spec", lambda name: name)
+    assert missing_for_compile("cuda") == ""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
+    assert "compute capability 7.0" in missing_for_compile("cuda")
 
 
 def test_measures_of_the_machine_are_positive() -> None:

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Sequence
 
 from umbel import __version__
-from umbel.run import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UmbelError
+from umbel.run import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UmbelError, rank
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "shards make folder": ("umbel.data.make:make_folder", "Make shards from a folder of photographs"),
@@ -135,7 +135,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 
         function(config.parse(typing.get_type_hints(function)["config"], rest, prog=f"umbel {name}", help=help_line))
     except UmbelError as error:
-        print(f"umbel: {error}", file=sys.stderr)
+        if rank() == 0 or not error.everywhere:
+            print(f"umbel: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("umbel: interrupted.", file=sys.stderr)

@@ -132,7 +132,10 @@ def _convert(value: Any, hint: Any, label: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _convert(value, next(a for a in arguments if a is not type(None)), label)
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        # Of two kinds a list is meant for the tuple: one number or a range, a name or a list.
+        fitting = [kind for kind in kinds if (get_origin(kind) is tuple) == isinstance(value, list)]
+        return _convert(value, (fitting or kinds)[0], label)
     if origin is Literal:
         if value not in arguments:
             raise UserError(f"{label} must be one of {', '.join(map(str, arguments))}, not {value!r}.")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 import psutil
@@ -13,6 +16,7 @@ from umbel.run import UserError, processors
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 PrecisionChoice = Literal["auto", "float32", "bf16"]
+CompileChoice = Literal["auto", "on", "off"]
 GIB = 1024**3
 
 
@@ -72,6 +76,38 @@ def choose_attention(device: str, precision: str) -> Choice:
         # Forward and backward, batch 128, 41 tokens, width 128: 34 ms fused, 10 ms plain; 14 tokens: 31 and 5.
         return Choice(value="plain", reason="torch's fused kernel is several times slower backward on a CPU in bf16")
     return Choice(value="fused", reason="one kernel, and no matrix of N x N tokens in memory")
+
+
+def choose_compile(device: str, asked: CompileChoice) -> Choice:
+    """on or off: whether the blocks of a network are compiled.
+
+    Raises:
+        UserError: it is asked for, and what compiles is not there.
+    """
+    missing = missing_for_compile(device)
+    if asked == "on" and missing:
+        raise UserError(f"blocks cannot be compiled here: {missing}; leave compilation at auto or off.")
+    if asked != "auto":
+        return Choice(value=asked, reason="as asked")
+    if device == "cpu":
+        return Choice(value="off", reason="on a CPU matrix products take most of the time, and compiling takes minutes")
+    if missing:
+        return Choice(value="off", reason=missing)
+    return Choice(value="on", reason="fewer and larger kernels; the first steps take a minute or more longer")
+
+
+def missing_for_compile(device: str) -> str:
+    """What torch.compile needs for this device and does not find; nothing: an empty text."""
+    # Triton builds its launchers with a C compiler, torch its code for CPUs with a C++ compiler.
+    language, variable, names = ("C", "CC", "cc gcc clang") if device == "cuda" else ("C++", "CXX", "c++ g++ clang++")
+    candidates = [*os.environ.get(variable, "").split()[:1], *names.split()]
+    if not any(shutil.which(name) for name in candidates):
+        return f"there is no {language} compiler"
+    if device == "cuda" and find_spec("triton") is None:
+        return "Triton is not installed"
+    if device == "cuda" and torch.cuda.get_device_capability() < (7, 0):
+        return "Triton needs a GPU of compute capability 7.0 or newer"
+    return ""
 
 
 def choose_workers(asked: int, ranks_here: int) -> Choice:

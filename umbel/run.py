@@ -24,9 +24,17 @@ EXIT_INTERRUPTED = 130
 
 
 class UmbelError(Exception):
-    """An ending that the command line reports as one sentence, without a traceback."""
+    """An ending that the command line reports as one sentence, without a traceback.
+
+    Args:
+        everywhere: all ranks end with this sentence; one of them says it.
+    """
 
     exit_code = EXIT_BUG
+
+    def __init__(self, message: str, *, everywhere: bool = False) -> None:
+        super().__init__(message)
+        self.everywhere = everywhere
 
 
 class UserError(UmbelError):
@@ -45,7 +53,7 @@ class Stopped(UmbelError):
     """A signal asked the command to stop, and everything is saved."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+        super().__init__(message, everywhere=True)
         self.exit_code = exit_code
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from umbel import __version__, config
 from umbel.run import UserError, move_aside, rank, read_json, write_atomic
@@ -27,11 +29,21 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     @classmethod
-    def open(cls, path: Path, resolved: Any, command: str, *, ignore: Sequence[str], force: bool) -> RunFolder:
+    def open(
+        cls,
+        path: Path,
+        resolved: Any,
+        command: str,
+        *,
+        ignore: Sequence[str],
+        force: bool,
+        also: Callable[[RunFolder], str | None] = lambda _: None,
+    ) -> RunFolder:
         """Make the folder, or continue it if its configuration is the same.
 
         Args:
             ignore: dotted names of settings that may differ (paths, launching).
+            also: finds a difference that the configurations do not show, in a sentence whose subject is the folder.
             force: move a folder that holds something else aside.
 
         Raises:
@@ -40,7 +52,7 @@ class RunFolder:
         run = cls(path)
         if rank() != 0:
             return run
-        difference = run._difference(resolved, command, ignore)
+        difference = run._difference(resolved, command, ignore) or also(run)
         if difference and force:
             if path.is_dir() and (path / ".lock").exists():
                 run._lock()  # a running process would go on writing, by path, into the new run
@@ -76,6 +88,9 @@ class RunFolder:
     def _lock(self) -> None:
         """Keep other processes out for as long as this one lives."""
         self._lock_file = (self.path / ".lock").open("w")
+        # A forked data worker would hold the lock for some seconds longer than a trainer that was killed.
+        held = weakref.ref(self._lock_file)
+        os.register_at_fork(after_in_child=lambda: _close(held()))
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -83,35 +98,57 @@ class RunFolder:
                 f"{self.path} is in use by another process: wait for it, or choose another --out."
             ) from error
 
-    def note_start(self, step: int, **facts: Any) -> None:
+    def record(self) -> dict[str, Any]:
+        """What is noted of the run's starts in run.json; nothing yet if there was none.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        file = self.path / "run.json"
+        return read_json(file, "the run's record") if file.exists() else {"format": 1, "lasting": {}, "starts": []}
+
+    def note_start(self, step: int, *, now: Mapping[str, Any] | None = None, **facts: Any) -> None:
         """Add this start to run.json: when, from which step, with which command and libraries.
 
         Facts that a run keeps for life (`data`) must be the same at every start.
+
+        Args:
+            now: facts of this start alone.
 
         Raises:
             UserError: a lasting fact differs.
         """
         if rank() != 0:
             return
-        file = self.path / "run.json"
-        told: dict[str, Any] = {"format": 1, "lasting": facts, "starts": []}
-        if file.exists():
-            told = read_json(file, "the run's record")
-        if told["lasting"] != facts:
+        file, told = self.path / "run.json", self.record()
+        if any(told["lasting"].get(name, value) != value for name, value in facts.items()):
             raise UserError(f"{self.path} was begun on other data: give that, or choose another --out.")
+        told["lasting"] |= facts
         libraries = {name: version(name) for name in LIBRARIES}
         told["starts"].append(
             {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": step, "command": sys.argv, "umbel": __version__}
             | {"python": platform.python_version(), "system": platform.platform(), "libraries": libraries}
+            | dict(now or {})
         )
         write_atomic(file, json.dumps(told, indent=1) + "\n")
 
     def log(self, name: str, row: dict[str, Any]) -> None:
-        """Append a line to `<name>.jsonl`; one write, so that lines of several processes stay whole."""
-        with (self.path / f"{name}.jsonl").open("ab+") as file:
-            file.seek(max(file.seek(0, 2) - 1, 0))
-            torn = file.read(1) not in (b"\n", b"")  # a line that a kill cut off must not swallow this one
-            file.write((("\n" if torn else "") + json.dumps(row) + "\n").encode())
+        """Append a line to `<name>.jsonl`; one write, so that lines of several processes stay whole.
+
+        Raises:
+            UserError: it cannot be written (a full disk).
+        """
+        path = self.path / f"{name}.jsonl"
+        try:
+            with path.open("ab+") as file:
+                file.seek(max(file.seek(0, 2) - 1, 0))
+                torn = file.read(1) not in (b"\n", b"")  # a line that a kill cut off must not swallow this one
+                file.write((("\n" if torn else "") + json.dumps(row) + "\n").encode())
+        except OSError as error:
+            raise UserError(
+                f"{path} could not be written ({error.strerror}): make room, and the same command continues from the "
+                "last checkpoint."
+            ) from error
 
     def read_log(self, name: str) -> list[dict[str, Any]]:
         """The lines of `<name>.jsonl`; lines that were cut off are passed over."""
@@ -128,3 +165,8 @@ class RunFolder:
         if rank() == 0 and file.exists():
             kept = [row for row in self.read_log(name) if row["step"] <= step]
             write_atomic(file, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _close(file: IO[str] | None) -> None:
+    if file is not None:
+        file.close()

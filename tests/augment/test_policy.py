@@ -1,290 +1,155 @@
-"""The plant policy: operations equal torchvision's (and Kornia's) with the same parameters; how often, how much."""
+"""Policies: what they hold, how often each operation comes in each view, and that nothing else is touched."""
 
-import colorsys
-import itertools
-import math
+from collections.abc import Callable
 
-import kornia.augmentation
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
 
-from umbel.augment.policy import ORDERS, POLICIES, Affine, ColorJitter, Operation, Posterize, apply_policy, policy_draws
+from umbel.augment.geometric import Affine, Erasing, HorizontalFlip, Rotation, VerticalFlip
+from umbel.augment.jitter import ColorJitter
+from umbel.augment.operation import ByView, Operation
+from umbel.augment.photometric import Equalize, GaussianBlur, Grayscale, Posterize, Sharpness, Solarize
+from umbel.augment.policy import POLICIES, Operations, apply_policy, policy_draws, words_of
 
-PLANT = POLICIES["plant"]
-# The uniform that leaves the jitter's factors at 1 and the hue where it is.
-HALF = 0.5
-
-
-def pictures(n: int, side: int = 16, seed: int = 0) -> Tensor:
-    """Noise with black, white and gray areas, in whole levels of 255 as crops are."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randint(0, 256, (n, 3, side, side), generator=generator).float()
-    quarter = side // 4
-    x[:, :, :quarter, :quarter], x[:, :, :quarter, -quarter:], x[:, :, -quarter:, :quarter] = 0, 255, 77
-    return x / 255
+Pictures = Callable[..., Tensor]
+Uniforms = Callable[..., np.ndarray]
+PLANT, DINOV2 = POLICIES["plant"], POLICIES["dinov2"]
+EVERY: Operations = (
+    *PLANT, *DINOV2, Sharpness(), Equalize(), Rotation(), HorizontalFlip(), VerticalFlip(), Erasing(),
+)  # fmt: skip
+SMALL = 24
 
 
-def uniforms(n: int, draws: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random((n, draws))
+def by_view(n: int) -> np.ndarray:
+    """(n,): views 0, 1, 2, ... 11 in turn."""
+    return np.arange(n) % 12
 
 
-def factors(u: np.ndarray) -> tuple[float, float, float, float]:
-    """Brightness, contrast, saturation and hue (in turns) of the plant configuration from their uniforms."""
-    low, high = np.array([0.6, 0.6, 0.8, -0.1]), np.array([1.4, 1.4, 1.2, 0.1])
-    b, c, s, h = low + (high - low) * u[:4]
-    return float(b), float(c), float(s), float(h)
-
-
-def order_number(k: int) -> float:
-    """A uniform that stands for the k-th of the 24 orders."""
-    return (k + 0.5) / 24
-
-
-# --- Color jitter
-
-
-def torchvision_jitter(image: Tensor, u: np.ndarray) -> Tensor:
-    b, c, s, h = factors(u)
-    steps = [
-        lambda x: TF.adjust_brightness(x, b),
-        lambda x: TF.adjust_contrast(x, c),
-        lambda x: TF.adjust_saturation(x, s),
-        lambda x: TF.adjust_hue(x, h),
-    ]
-    for number in ORDERS[int(u[4] * 24)]:
-        image = steps[number](image)
-    return image
-
-
-@pytest.mark.parametrize("which", range(4))
-@pytest.mark.parametrize("value", [0.0, 0.2, 0.8, 0.999])
-def test_each_step_of_the_jitter_equals_torchvisions(which: int, value: float) -> None:
-    u = np.full((3, 5), HALF)
-    u[:, which] = value
-    images = pictures(3)
-    out = ColorJitter().apply(images.clone(), u)
-    expected = torchvision_jitter(images, u[0])
-    # Gray is 0.299 of red in Kornia and 0.2989 in torchvision: at most 0.0001 * 0.4 of the range.
-    torch.testing.assert_close(out, expected, rtol=0, atol=5e-5)
-    assert not torch.allclose(out, images, atol=1e-3)
-
-
-def test_whole_jitter_equals_torchvisions_in_every_order() -> None:
-    images, u = pictures(48), uniforms(48, 5)
-    u[:, 4] = [order_number(k % 24) for k in range(48)]
-    out = ColorJitter().apply(images.clone(), u)
-    expected = torch.stack([torchvision_jitter(image, row) for image, row in zip(images, u, strict=True)])
-    difference = (out - expected).abs()
-    # Different grays and roundings, through four steps; the hue of nearly gray pixels amplifies them.
-    assert difference.max() < 1 / 255
-    assert (difference > 2e-4).float().mean() < 1e-3
-
-
-@pytest.mark.parametrize("k", range(24))
-def test_jitter_equals_kornias_in_each_of_the_orders(k: int) -> None:
-    images, u = pictures(4, seed=k), uniforms(4, 5, seed=k)
-    u[:, 4] = order_number(k)
-    # Float32 as the images are: one rounding of the same double in each path.
-    b, c, s, h = (torch.tensor([factors(row)[i] for row in u]) for i in range(4))
-    parameters = {"brightness_factor": b, "contrast_factor": c, "saturation_factor": s, "hue_factor": h}
-    parameters["order"] = torch.from_numpy(ORDERS[k].copy())
-    kornias = kornia.augmentation.ColorJitter(0.4, 0.4, 0.2, 0.1, p=1.0)(images, params=parameters)
-    # Exact but for the hue's angle, which we multiply by 2 pi in float64 and Kornia in float32.
-    torch.testing.assert_close(ColorJitter().apply(images.clone(), u), kornias, rtol=0, atol=2e-6)
-
-
-def test_there_are_24_orders_and_each_is_drawn_as_often() -> None:
-    assert sorted(map(tuple, ORDERS.tolist())) == sorted(itertools.permutations(range(4)))
-    u = uniforms(24 * 200, 5)
-    u[:, :4] = [0.9, 0.1, 0.05, 0.8]
-    image = torch.tensor([0.9, 0.3, 0.1]).view(3, 1, 1) * torch.linspace(0.4, 1, 4).view(1, 2, 2)
-    out = ColorJitter().apply(image.expand(len(u), 3, 2, 2).clone(), u)
-    # Orders give different results: count results by the number that was drawn, and the numbers.
-    counts = np.bincount((u[:, 4] * 24).astype(int), minlength=24)
-    assert counts.min() > 140
-    distinct = {tuple(row.flatten().mul(1e4).round().tolist()) for row in out}
-    assert 12 <= len(distinct) <= 24
-
-
-def test_an_image_has_the_jitter_of_its_own_row() -> None:
-    images, u = pictures(30), uniforms(30, 5)
-    together = ColorJitter().apply(images.clone(), u)
-    apart = torch.cat([ColorJitter().apply(images[i : i + 1].clone(), u[i : i + 1]) for i in range(30)])
-    assert torch.equal(together, apart)
-
-
-def test_brightness_and_contrast_are_uniform_in_their_ranges() -> None:
-    # Gray stripes: saturation and hue do nothing; contrast scales stripe / mean, brightness the mean, in any order.
-    u = uniforms(2000, 5)
-    stripes = torch.tensor([0.4, 0.6]).repeat(2).view(1, 1, 1, 4).expand(2000, 3, 4, 4)
-    out = ColorJitter().apply(stripes.clone(), u).double()[:, 0, 0]
-    mean, stripe = out[:, :2].mean(1), out[:, 1] - out[:, 0]
-    for found in (mean / 0.5, stripe / mean / 0.4):
-        assert 0.6 - 1e-4 <= float(found.min()) < 0.61
-        assert 1.39 < float(found.max()) <= 1.4 + 1e-4
-        assert stats.kstest(found.numpy(), stats.uniform(0.6, 0.8).cdf).pvalue > 0.01
-
-
-def test_saturation_and_hue_are_uniform_in_their_ranges() -> None:
-    u = uniforms(2000, 5)
-    color = torch.tensor([0.6, 0.4, 0.3]).view(1, 3, 1, 1).expand(2000, 3, 2, 2)
-    saturated = ColorJitter(brightness=0, contrast=0, hue=0).apply(color.clone(), u).double()[:, :, 0, 0]
-    spread = (saturated[:, 0] - saturated[:, 2]) / 0.3
-    turned = ColorJitter(brightness=0, contrast=0, saturation=0).apply(color.clone(), u).double()[:, :, 0, 0]
-    first = colorsys.rgb_to_hsv(0.6, 0.4, 0.3)[0]
-    hue = np.array([(colorsys.rgb_to_hsv(*rgb)[0] - first + 0.5) % 1 - 0.5 for rgb in turned.tolist()])
-    for found, reach in ((spread.numpy() - 1, 0.2), (hue, 0.1)):
-        assert np.abs(found).max() <= reach + 1e-4
-        assert stats.kstest(found, stats.uniform(-reach, 2 * reach).cdf).pvalue > 0.01
-
-
-# --- Posterize
-
-
-@pytest.mark.parametrize(("bits", "u"), [(3, 0.0), (3, 0.333), (4, 0.334), (4, 0.666), (5, 0.667), (5, 0.999)])
-def test_posterize_equals_torchvisions_on_every_level(bits: int, u: float) -> None:
-    ramp = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(1, 3, 1, 1)
-    out = Posterize().apply(ramp.float() / 255, np.array([[u]]))
-    torch.testing.assert_close(out, TF.posterize(ramp, bits).float() / 255)
-    assert out[0, 0].unique().numel() == 2**bits
-
-
-def test_posterize_rounds_the_fractions_that_the_jitter_leaves() -> None:
-    images = ColorJitter().apply(pictures(6), uniforms(6, 5))
-    out = Posterize().apply(images.clone(), np.full((6, 1), 0.5))
-    expected = TF.posterize(images.mul(255).round().to(torch.uint8), 4)
-    torch.testing.assert_close(out, expected.float() / 255)
-
-
-def test_bits_are_a_third_each() -> None:
-    u = uniforms(3000, 1)
-    ramp = torch.arange(256).view(1, 1, 16, 16).expand(3000, 3, 16, 16) / 255
-    kept = [int(image[0].unique().numel()) for image in Posterize().apply(ramp, u)]
-    shares = [kept.count(2**bits) / 3000 for bits in (3, 4, 5)]
-    # The deviation of a share of 3000 is 0.009.
-    assert sum(shares) == pytest.approx(1)
-    assert shares == pytest.approx([1 / 3] * 3, abs=0.03)
-
-
-# --- Affine
-
-
-@pytest.mark.parametrize("side", [32, 96, 33])
-def test_affine_equals_torchvisions_nearest_with_zeros(side: int) -> None:
-    images, u = pictures(60, side) * 0.9 + 0.1, uniforms(60, 3)
-    out = Affine().apply(images.clone(), u)
-    differing = []
-    for image, row, found in zip(images, u, out, strict=True):
-        angle = -10 + 20 * row[0]
-        shift = [round((-0.1 + 0.2 * r) * side) for r in row[1:]]
-        expected = TF.affine(
-            image, angle=angle, translate=shift, scale=1.0, shear=[0.0, 0.0],
-            interpolation=InterpolationMode.NEAREST, fill=0,
-        )  # fmt: skip
-        differing.append(float((found != expected).any(0).float().mean()))
-    # A pixel whose source lies halfway between two, to float32's rounding, may take either.
-    assert max(differing) < 0.005
-    assert np.mean(differing) < 0.0005
-
-
-def test_affine_moves_pixels_and_makes_none() -> None:
-    images = pictures(20, 32) * 0.9 + 0.1
-    out = Affine().apply(images.clone(), uniforms(20, 3))
-    for image, found in zip(images, out, strict=True):
-        colors = {tuple(c) for c in image.flatten(1).T.tolist()} | {(0.0, 0.0, 0.0)}
-        assert {tuple(c) for c in found.flatten(1).T.tolist()} <= colors
-    assert (out == 0).all(1).any()
-
-
-def test_rotation_and_translation_are_uniform_in_their_ranges() -> None:
-    # Channels hold each pixel's own column and row, so the result tells where every pixel came from.
-    side, n = 120, 300
-    place = torch.stack(
-        [*torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), torch.ones(side, side)]
+def test_the_plant_papers_policy_is_jitter_posterize_affine_in_this_order() -> None:
+    assert POLICIES["plant-paper"] == (
+        ColorJitter(p=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
+        Posterize(p=0.5, bits=(3, 5)),
+        Affine(p=0.3, degrees=10.0, translate=0.1, resample="nearest", padding_mode="zeros"),
     )
-    out = (Affine().apply((place / 100).expand(n, 3, side, side).clone(), uniforms(n, 3)) * 100).double()
-    center, angles, shifts = (side - 1) / 2, [], []
-    x, y = np.meshgrid(np.arange(side), np.arange(side))
-    for image in out.numpy():
-        seen = image[2] > 0.5
-        target = np.stack([x[seen] - center, y[seen] - center, np.ones(seen.sum())], axis=1)
-        source = np.stack([image[0][seen] - center, image[1][seen] - center], axis=1)
-        (a, b), (c, d), offset = np.linalg.lstsq(target, source, rcond=None)[0]
-        # Rigid: no scale, no shear.
-        assert math.hypot(a, b) == pytest.approx(1, abs=0.01)
-        assert (a, c) == (pytest.approx(d, abs=0.01), pytest.approx(-b, abs=0.01))
-        angles.append(math.degrees(math.atan2(b, a)))
-        shifts.append(-np.linalg.solve(np.array([[a, c], [b, d]]), offset))
-    assert np.abs(angles).max() < 10.1
-    assert stats.kstest(angles, stats.uniform(-10, 20).cdf).pvalue > 0.01
-    # Whole pixels, of 120 * 0.1 = 12 at most.
-    found = np.concatenate(shifts)
-    assert np.abs(found - found.round()).max() < 0.1
-    assert np.abs(found.round()).max() == 12
-    assert stats.kstest(found, stats.uniform(-12, 24).cdf).pvalue > 0.01
 
 
-# --- The policy
+def test_the_default_policy_is_the_plant_papers() -> None:
+    assert POLICIES["plant"] == POLICIES["plant-paper"]
 
 
-def test_the_plant_policy_is_jitter_posterize_affine_in_this_order() -> None:
-    assert (
-        ColorJitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
-        Posterize(probability=0.5, bits=(3, 4, 5)),
-        Affine(probability=0.3, degrees=10.0, translate=0.1),
-    ) == PLANT
+def test_dinov2s_policy_is_jitter_grayscale_blur_solarize_in_this_order() -> None:
+    assert POLICIES["dinov2"] == (
+        ColorJitter(p=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
+        Grayscale(p=0.2),
+        GaussianBlur(p=ByView(first_global=1.0, second_global=0.1, local=0.5), kernel_size=9, sigma=(0.1, 2.0)),
+        Solarize(p=ByView(first_global=0.0, second_global=0.2, local=0.0), thresholds=(128 / 255, 128 / 255)),
+    )
+    assert list(POLICIES) == ["plant", "plant-paper", "dinov2", "none"]
     assert POLICIES["none"] == ()
 
 
-@pytest.mark.parametrize(("operation", "probability"), list(zip(PLANT, (0.8, 0.5, 0.3), strict=True)))
+# Probability in the first global, the second global and the local views.
+FREQUENCIES = [
+    *[(operation, (p, p, p)) for operation, p in zip(PLANT, (0.8, 0.5, 0.3), strict=True)],
+    *zip(DINOV2, [(0.8,) * 3, (0.2,) * 3, (1.0, 0.1, 0.5), (0.0, 0.2, 0.0)], strict=True),
+]
+
+
+@pytest.mark.parametrize(("operation", "chances"), FREQUENCIES, ids=lambda x: type(x).__name__)
 def test_an_operation_is_applied_as_often_as_stated_and_others_stay_untouched(
-    operation: Operation, probability: float
+    operation: Operation, chances: tuple[float, float, float], pictures: Pictures, uniforms: Uniforms
 ) -> None:
-    n = 2000
-    images, u = pictures(1, 24).expand(n, 3, 24, 24), uniforms(n, policy_draws((operation,)))
-    out = apply_policy(images.clone(), (operation,), u)
-    changed = (out != images).flatten(1).any(1)
-    # The deviation of a share of 2000 is at most 0.011; a hundredth of affines move nothing at 24 pixels.
-    assert float(changed.float().mean()) == pytest.approx(probability, abs=0.04)
-    assert not changed[torch.from_numpy(u[:, 0] >= probability)].any()
-    assert changed[torch.from_numpy(u[:, 0] < probability)].float().mean() > 0.97
+    n = 6000
+    images, u = pictures(1, SMALL).expand(n, 3, SMALL, SMALL), uniforms(n, policy_draws((operation,)))
+    view = np.random.default_rng(1).integers(0, 4, n)
+    out = apply_policy(images.clone(), (operation,), u, view)
+    changed = (out != images).flatten(1).any(1).numpy()
+    expected = np.array(chances)[np.minimum(view, 2)]
+    for number in range(4):
+        # The deviation of a share of 1500 is at most 0.013. A hundredth of affines move nothing at 24 pixels, nor do
+        # blurs of less than 0.13 pixels.
+        assert changed[view == number].mean() == pytest.approx(expected[view == number][0], abs=0.05)
+    assert not changed[u[:, 0] >= expected].any()
+    assert changed[u[:, 0] < expected].mean() > 0.97
 
 
-def test_operations_are_drawn_independently_and_follow_each_other() -> None:
-    n = 12
-    images, u = pictures(n, 24), uniforms(n, policy_draws(PLANT))
-    out = apply_policy(images.clone(), PLANT, u)
-    for i in range(n):
-        one = images[i : i + 1].clone()
-        column = 0
-        for operation, probability, draws in zip(PLANT, (0.8, 0.5, 0.3), (5, 1, 3), strict=True):
-            if u[i, column] < probability:
-                one = operation.apply(one, u[i : i + 1, column + 1 : column + 1 + draws])
-            column += 1 + draws
-        assert torch.equal(out[i : i + 1], one)
-    assert policy_draws(PLANT) == 12
+def test_a_policy_is_its_operations_one_after_the_other(pictures: Pictures, uniforms: Uniforms) -> None:
+    n = 24
+    for policy, all_draws in ((PLANT, (5, 1, 3)), (DINOV2, (5, 0, 1, 1))):
+        images, u, view = pictures(n, SMALL), uniforms(n, policy_draws(policy)), by_view(n)
+        out = apply_policy(images.clone(), policy, u, view)
+        for i in range(n):
+            one, column = images[i : i + 1].clone(), 0
+            for operation, draws in zip(policy, all_draws, strict=True):
+                if u[i, column] < operation.chance(view[i : i + 1])[0]:
+                    one = operation.apply(one, u[i : i + 1, column + 1 : column + 1 + draws])
+                column += 1 + draws
+            # A convolution over several images may sum in another order.
+            torch.testing.assert_close(out[i : i + 1], one, rtol=0, atol=0 if policy == PLANT else 1e-6)
+    assert (policy_draws(PLANT), policy_draws(DINOV2)) == (12, 11)
 
 
-def test_results_stay_within_0_and_1() -> None:
-    images = torch.cat([pictures(200), torch.zeros(50, 3, 16, 16), torch.ones(50, 3, 16, 16)])
-    out = apply_policy(images, PLANT, uniforms(300, policy_draws(PLANT)))
+def test_words_tell_of_the_operations_that_were_applied(uniforms: Uniforms) -> None:
+    n = 3000
+    u, view = uniforms(n, policy_draws(DINOV2)), by_view(n)
+    words = [[text.split()[0] for text in words_of(DINOV2, u[i : i + 1], int(view[i]), 32)] for i in range(n)]
+    for number, name in enumerate(("jitter", "grayscale", "blur", "solarize")):
+        column = policy_draws(DINOV2[:number])
+        told = np.array([name in each for each in words])
+        assert np.array_equal(told, u[:, column] < DINOV2[number].chance(view))
+    assert all(each == sorted(each, key=["jitter", "grayscale", "blur", "solarize"].index) for each in words)
+    assert words_of((), np.empty((1, 0)), 0, 32) == []
+
+
+def test_words_give_the_parameters_of_the_images_own_row() -> None:
+    u = np.full((1, policy_draws(PLANT)), 0.25)
+    u[0, 8:] = [0.29, 0.85, 0.999, 0.0]
+    assert words_of(PLANT, u, 5, 40) == [
+        "jitter b0.80 c0.80 s0.90 h-0.05 order cbsh", "posterize 3 bits", "affine 7.0° 4,-4 px",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", EVERY, ids=lambda x: type(x).__name__)
+def test_results_are_images_whatever_went_in(operation: Operation, pictures: Pictures, uniforms: Uniforms) -> None:
+    images = torch.cat([pictures(60), torch.zeros(20, 3, 16, 16), torch.ones(20, 3, 16, 16)])
+    given = images.clone()
+    out = operation.apply(given, uniforms(100, operation.draws))
+    assert out.shape == images.shape
+    assert out.dtype == torch.float32
     assert out.isfinite().all()
     assert out.min() >= 0
     assert out.max() <= 1
 
 
-def test_no_policy_changes_nothing() -> None:
+@pytest.mark.parametrize("operation", EVERY, ids=lambda x: type(x).__name__)
+def test_an_image_has_what_its_own_row_says(operation: Operation, pictures: Pictures, uniforms: Uniforms) -> None:
+    images, u = pictures(12), uniforms(12, operation.draws)
+    together = operation.apply(images.clone(), u)
+    apart = torch.cat([operation.apply(images[i : i + 1].clone(), u[i : i + 1]) for i in range(12)])
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-6 if isinstance(operation, GaussianBlur) else 0)
+
+
+@pytest.mark.parametrize("operation", EVERY, ids=lambda x: type(x).__name__)
+def test_an_operation_works_on_its_least_side(operation: Operation, uniforms: Uniforms) -> None:
+    side = operation.least_side
+    assert operation.apply(torch.rand(2, 3, side, side), uniforms(2, operation.draws)).shape == (2, 3, side, side)
+
+
+def test_no_policy_changes_nothing(pictures: Pictures) -> None:
     images = pictures(4)
-    assert torch.equal(apply_policy(images.clone(), POLICIES["none"], np.empty((4, 0))), images)
+    assert torch.equal(apply_policy(images.clone(), POLICIES["none"], np.empty((4, 0)), by_view(4)), images)
 
 
-def test_no_global_generator_is_touched() -> None:
+def test_no_global_generator_is_touched(pictures: Pictures, uniforms: Uniforms) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    apply_policy(pictures(20), PLANT, uniforms(20, policy_draws(PLANT)))
+    apply_policy(pictures(20), EVERY, uniforms(20, policy_draws(EVERY)), by_view(20))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan"), ByView(local=2.0)])
+def test_what_is_no_probability_is_refused(p: float | ByView) -> None:
+    with pytest.raises(ValueError, match="p must be a probability"):
+        Grayscale(p=p)

@@ -1,11 +1,11 @@
-"""Building a ViT: registers, LayerScale, class token's position, sizes; what cannot be built is the user's mistake."""
+"""Building a ViT or ConvNeXt: registers, LayerScale, first weights, sizes; what cannot be built is told."""
 
 from typing import Any
 
 import pytest
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from umbel.backbones.build import BackboneConfig, build, model_arguments
 from umbel.run import UserError
@@ -88,15 +88,82 @@ def test_timm_builds_the_same_model_from_the_arguments_alone() -> None:
     assert shapes[0] == shapes[1]
 
 
+# --- Rotary positions: the same layout and first weights
+
+
+DINOV3 = BackboneConfig(name="vit_small_patch16_dinov3", width=256, depth=3, heads=4, patch=8)
+
+
+def test_a_dinov3_has_registers_layer_scale_and_the_class_token_for_its_feature() -> None:
+    model = built(DINOV3)
+    assert (len(model.blocks), model.num_features, model.patch_embed.patch_size) == (3, 256, (8, 8))
+    assert model.num_prefix_tokens == 5
+    assert model.pos_embed is None
+    for block in model.blocks:
+        assert torch.equal(block.gamma_1, torch.full((256,), 0.1))
+        assert torch.equal(block.gamma_2, torch.full((256,), 0.1))
+    x = torch.randn(2, 3, 32, 48)
+    assert torch.equal(model(x), model.forward_features(x)[:, 0])
+
+
+@pytest.mark.parametrize("config", [
+    DINOV3,
+    BackboneConfig(name="eva02_tiny_patch14_224", width=192, depth=3, heads=3, patch=8),
+    BackboneConfig(name="vit_wee_patch16_reg1_gap_256", width=256, depth=3, heads=4, patch=8),
+], ids=lambda config: config.name)  # fmt: skip
+def test_first_weights_are_the_specifications_whatever_timms_are(config: BackboneConfig) -> None:
+    model = built(config)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.detach().std().item() == pytest.approx(0.02, rel=0.03), name
+            assert module.bias is None or not module.bias.any(), name
+    assert model.cls_token.detach().std().item() == pytest.approx(0.02, rel=0.25)
+    assert model.reg_token.detach().std().item() == pytest.approx(1e-6, rel=0.25)
+    if model.pos_embed is not None:
+        assert model.pos_embed.shape[1] == 16
+        assert model.pos_embed.detach().std().item() == pytest.approx(0.02, rel=0.05)
+
+
+# --- ConvNeXt
+
+
+def test_a_convnext_is_timms_own() -> None:
+    config = BackboneConfig(name="convnext_atto")
+    assert model_arguments(config, 64) == {}
+    torch.manual_seed(0)
+    expected = timm.create_model("convnext_atto", num_classes=0).state_dict()
+    for name, value in built(config, 64).state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("fields", [{"width": 32}, {"depth": 2, "heads": 2}, {"patch": 4}])
+def test_a_vits_sizes_are_refused_for_a_convnext(fields: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="convnext_atto is a ConvNeXt of fixed shape") as caught:
+        build(BackboneConfig(name="convnext_atto", **fields), 64)
+    assert all(f"backbone.{field}" in str(caught.value) for field in fields)
+
+
+@pytest.mark.parametrize("size", [16, 48, 100])
+def test_an_image_that_a_convnexts_stride_does_not_divide_is_refused(size: int) -> None:
+    with pytest.raises(UserError, match=f"views.global_size {size} is not a multiple of the total stride of 32 px"):
+        build(BackboneConfig(name="convnext_atto"), size)
+
+
+# --- What is refused
+
+
 @pytest.mark.parametrize(("name", "words"), [
     ("vit_smal_patch16_224", "did you mean 'vit_small_patch16_224'"),
+    ("convnext_tyny", "did you mean 'convnext_tiny'"),
     ("quite_unlike_any_of_them", "not a timm model"),
-    ("resnet18", "not a vision transformer"),
-    ("mixer_s16_224", "not a vision transformer"),
+    ("resnet18", "resnet18 has batch norm: the teacher averages parameters"),
+    ("mixer_s16_224", "mixer_s16_224 is neither a plain vision transformer nor a ConvNeXt"),
+    ("swin_tiny_patch4_window7_224", "neither a plain vision transformer nor a ConvNeXt"),
 ])  # fmt: skip
-def test_what_is_no_vit_is_refused(name: str, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_what_is_no_vit_and_no_convnext_is_refused(name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
         build(BackboneConfig(name=name), 224)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [30, 4])

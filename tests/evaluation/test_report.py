@@ -30,7 +30,7 @@ from umbel.evaluation.report import ReportConfig, run, write_report
 from umbel.evaluation.report_html import Markup, table, tag
 from umbel.evaluation.report_pictures import choose, components_as_colors, patch_grid
 from umbel.evaluation.report_style import STYLE
-from umbel.evaluation.report_words import duration, health, verdict
+from umbel.evaluation.report_words import duration, features_told, health, speed, verdict
 from umbel.run import UserError
 
 SPACE = "\N{NO-BREAK SPACE}"
@@ -41,6 +41,8 @@ SECTIONS = (
     "Summary",
     "Few-shot accuracy",
     "Training",
+    "Health",
+    "Speed",
     "Augmented views",
     "Patch features",
     "Retrieval by code",
@@ -69,6 +71,25 @@ def probe_row(name: str, mean: float, *, spread: float = 0.01, shots: int = 5) -
 
 
 ROWS = [probe_row(OURS, 0.6123), probe_row(COLOR, 0.4217), probe_row("raw pixels", 0.2), probe_row(FRESH, 0.3)]
+
+
+PROBES = [
+    {"step": step, "epoch": step / 10, "shots": 5, "accuracy": reached, "interval": 0.01, "classes": 24}
+    | {"photographs": 48, "seconds": 1.0}
+    for step, reached in ((0, 0.1), (10, 0.25), (20, 0.3))
+]
+
+
+def measures(step: int, rank: float = 20.0, cosine: float = 0.25) -> dict[str, Any]:
+    """What the log tells of a step's features, gradients, speed and memory."""
+    told = {"effective_rank": rank, "effective_rank_limit": 64, "cosine": cosine, "agreement": 0.9}
+    told |= {"coding_rate_share": 0.5, "mfu": 0.3, "mfu_executed": 0.25, "data_wait": 0.05, "memory_gib": 1.5}
+    norms = {"embedding": 8.0 / step, "block 0": 0.4, "block 1": 0.2, "norm": 0.01, "head": 1.0}
+    return told | {"grad_norms": norms}
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_probe(path: Path, rows: list[ProbeRow], classes: list[str]) -> None:
@@ -116,9 +137,11 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
         {"step": step, "epoch": step / 10, "learning_rate": 1e-3, "images_per_second": 90.0, "bad_steps": 0}
         | dict.fromkeys(names, 1 / step)
+        | measures(step)
         for step in (10, 20)
     ]
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(path / "metrics.jsonl", rows)
+    write_lines(path / "probes.jsonl", PROBES)
     write_probe(path / "probe.json", ROWS, list(shards.classes))
     scores: list[dict[str, Any]] = [
         {"name": "float features", "bits": None, "distance": "cosine", "map": 0.5, "health": None},
@@ -235,7 +258,8 @@ def test_ids_are_given_once_and_links_lead_somewhere(whole: str) -> None:
 
 def test_the_text_of_curves_is_text_in_the_pages_colors(whole: str) -> None:
     assert "step" in Reader(whole).text("text")
-    assert whole.count("<svg") == 1 + 6
+    # The drawing at the head; training and probe, health and gradients by part, speed.
+    assert whole.count("<svg") == 1 + (4 + 1) + (4 + 1) + 4
     assert not re.search(r"#0[1-4]0[1-4]0[1-4]", whole)
     assert "var(--leaf)" in whole
 
@@ -275,7 +299,7 @@ def test_right_and_wrong_are_words(whole: str, full_run: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "sentences"),
     [
-        ("probe.json", ["There is no few-shot table", "they have not been probed"]),
+        ("probe.json", ["There is no few-shot table"]),
         ("hash.json", ["There is no hashing table"]),
         ("steps.json", ["What each step cost was not recorded"]),
         ("codes", ["the run folder has no codes"]),
@@ -388,6 +412,167 @@ def test_health_is_told() -> None:
     assert health([{"bad_steps": 0}, {"bad_steps": 2}], 1) == (
         "In training, 2 steps were not finite and skipped and 1 photograph could not be decoded."
     )
+
+
+def panels(page: str) -> dict[str, str]:
+    """Title of a panel -> what its picture is called to those who do not see it."""
+    found = re.findall(r'<div class="panel"><h3>([^<]*)</h3>.*?aria-label="([^"]*)"', page, flags=re.DOTALL)
+    return dict(found)
+
+
+def test_the_measures_have_pictures_that_are_told_in_words(whole: str) -> None:
+    told = panels(whole)
+    assert list(told) == [
+        *("Loss", "Its two parts", "Compression and expansion", "Learning rate", "5-shot accuracy"),
+        *("Effective rank", "Cosines", "Share of the coding rate", "Gradient norm", "Gradients by part"),
+        *("Images per second", "Use of the device (MFU)", "Waiting for data", "Memory"),
+    ]
+    assert told["Effective rank"] == "Effective rank over steps. effective rank: from 20 to 20."
+    assert told["Cosines"].endswith("other photographs: from 0.25 to 0.25; teacher and student: from 0.9 to 0.9.")
+    assert told["Share of the coding rate"].endswith("share: from 50 % to 50 %.")
+    assert told["Use of the device (MFU)"].endswith("model: from 30 % to 30 %; computed: from 25 % to 25 %.")
+    assert told["Gradients by part"] == (
+        "Gradient norm by part over steps. embedding: from 0.8 to 0.4; block 0: from 0.4 to 0.4; "
+        "block 1: from 0.2 to 0.2; norm: from 0.01 to 0.01; head: from 1 to 1."
+    )
+    assert told["5-shot accuracy"] == "5-shot accuracy over steps: from 10 % to 30 %."
+    assert "(at most 64 here)" in whole
+    assert "guessing, 4.2" in whole
+    # The table has the last word; the curve stands in the section of the training.
+    assert Reader(whole).text("p").count(f"While it was trained, the teacher {TEACHER}.") == 1
+
+
+TEACHER = (
+    f"reached 30.0{SPACE}±{SPACE}1.0{SPACE}% with 5 shots at step 20, after 10.0{SPACE}±{SPACE}1.0{SPACE}% "
+    "before the first step"
+)
+
+
+def test_a_run_without_measures_is_reported_without_them(a_run: Path) -> None:
+    old = measures(1).keys()
+    rows = [json.loads(line) for line in (a_run / "metrics.jsonl").read_text().splitlines()]
+    write_lines(a_run / "metrics.jsonl", [{k: v for k, v in row.items() if k not in old} for row in rows])
+    (a_run / "probes.jsonl").unlink()
+    page = write_report(a_run).read_text()
+    assert Reader(page).text("h2") == list(SECTIONS)
+    told = ["Loss", "Its two parts", "Compression and expansion", "Learning rate", "Gradient norm", "Images per second"]
+    assert list(panels(page)) == told
+    assert "The features were not measured while the run was trained." in page
+    assert "Training took 90 images a second in the median." in page
+    assert "While it was trained" not in page
+
+
+def test_probes_are_told_in_the_summary_where_there_is_no_table(a_run: Path) -> None:
+    (a_run / "probe.json").unlink()
+    page = write_report(a_run).read_text()
+    assert Reader(page).text("p").count(f"While it was trained, the teacher {TEACHER}.") == 1
+    assert page.index(TEACHER) < page.index('id="few-shot-accuracy"')
+    (a_run / "probes.jsonl").unlink()
+    assert "How good the features are is not known: they have not been probed." in write_report(a_run).read_text()
+
+
+def test_collapse_is_told_in_health_and_in_the_summary(a_run: Path) -> None:
+    assert 'class="warning"' not in write_report(a_run).read_text()
+    rows = [json.loads(line) for line in (a_run / "metrics.jsonl").read_text().splitlines()]
+    write_lines(a_run / "metrics.jsonl", [row | measures(row["step"], rank=1.7, cosine=0.99) for row in rows])
+    page = write_report(a_run).read_text()
+    sentence = "The features have collapsed: at step 20, the last that was measured, the teacher&#x27;s class tokens "
+    sentence += "fill 1.7 directions of at most 64, and different photographs have a mean cosine of 0.99."
+    assert page.count(sentence) == 2
+    summary = page[page.index('id="summary"') : page.index('id="few-shot-accuracy"')]
+    assert sentence in summary
+    assert f'class="warning">{sentence} The backbone hardly tells photographs apart.' in page
+    edit_config(a_run, optim={"warmup_epochs": 2.0})
+    assert "begins like this; if it stays so after the warm-up (2 epochs)" in write_report(a_run).read_text()
+
+
+@pytest.mark.parametrize(
+    ("rank", "cosine", "warmup", "begins"),
+    [
+        (3.0, 0.95, 0.0, "The features are spread out: at step 20,"),
+        (2.99, 0.1, 1.9, "The features have collapsed: at step 20,"),
+        (30.0, 0.951, 1.9, "The features have collapsed: at step 20,"),
+        (30.0, 0.951, 2.0, "All photographs still look nearly alike to the backbone: at step 20,"),
+        (30.0, None, 0.0, "The features are spread out: at step 20,"),
+    ],
+)
+def test_the_verdict_on_features_has_its_bounds(rank: float, cosine: float | None, warmup: float, begins: str) -> None:
+    row = {"step": 20, "epoch": 2.0, "effective_rank": rank, "cosine": cosine}
+    # A last line without measures, and a line before them that says otherwise.
+    later = [{"step": 21, "epoch": 2.1}, {"step": 22, "epoch": 2.2, "effective_rank": float("nan")}]
+    told, advice = features_told([row | {"effective_rank": 1.0}, row, *later], warmup)
+    assert told.startswith(begins)
+    assert bool(advice) == (not begins.startswith("The features are spread"))
+    assert features_told([{"step": 1, "epoch": 0.1, "effective_rank": None}], warmup) == ("", "")
+
+
+def test_waiting_for_data_is_told() -> None:
+    rows = [
+        {"images_per_second": images, "data_wait": wait} for images, wait in ((10.0, 0.1), (90.0, 0.3), (20.0, 0.2))
+    ]
+    told = speed(rows).replace(SPACE, " ")
+    assert told.startswith("Training took 20 images a second in the median and waited for data 20.0 % of the time.")
+    assert told.endswith("More --reader.workers or a faster disk would speed it up.")
+    assert speed([rows[0]]).endswith("of the time.")
+    assert speed([{"loss": 1.0}]) == "How fast training was is not known."
+
+
+def test_only_probes_of_the_last_shots_make_the_curve(a_run: Path) -> None:
+    other = [row | {"shots": 1, "accuracy": 0.9} for row in PROBES[:2]]
+    write_lines(a_run / "probes.jsonl", [*other, *PROBES[1:], {"step": 30}])
+    page = write_report(a_run).read_text()
+    assert panels(page)["5-shot accuracy"] == "5-shot accuracy over steps: from 25 % to 30 %."
+    assert f"after 25.0{SPACE}±{SPACE}1.0{SPACE}% at step 10." in page
+
+
+def shades(page: str) -> list[tuple[float, str]]:
+    """Opacity and outlines of each shade of the gradients' picture."""
+    part = page[page.index("Gradient norm by part over steps") :]
+    part = part[: part.index("</svg>")]
+    found = re.findall(r'<path d="([^"]*)"[^>]*style="fill: var\(--leaf\)(?:[^"]*opacity: ([\d.]+))?', part)
+    return [(float(opacity or 1), path) for path, opacity in found]
+
+
+def cells(page: str) -> list[tuple[float, int]]:
+    """Opacity of each shade, and its number of cells."""
+    return [(opacity, path.count("M")) for opacity, path in shades(page)]
+
+
+def test_gradients_by_part_are_shades_of_their_logarithm(a_run: Path) -> None:
+    rows = [json.loads(line) for line in (a_run / "metrics.jsonl").read_text().splitlines()]
+    norms = [{"embedding": 1e-4, "block 0": 1.0, "head": 1e4}, {"embedding": 0.0, "block 0": None, "head": 1e4}]
+    changed = [row | {"grad_norms": found} for row, found in zip(rows, norms, strict=True)]
+    write_lines(a_run / "metrics.jsonl", changed)
+    page = write_report(a_run).read_text()
+    # The least, the middle, and twice the greatest; what has no logarithm is left blank.
+    assert cells(page) == [(0.08, 1), (pytest.approx(0.6, abs=0.01), 1), (1.0, 2)]
+    assert re.search(r"<span>0\.0001</span>.*<span>1e\+04</span>", page)
+    labels = [text for text in Reader(page).text("text") if text in norms[0]]
+    assert labels == ["embedding", "block 0", "head"]
+
+
+def test_cells_reach_from_line_to_line(a_run: Path) -> None:
+    row = json.loads((a_run / "metrics.jsonl").read_text().splitlines()[0])
+    write_lines(a_run / "metrics.jsonl", [row | {"step": step} for step in (10, 20, 22)])
+    page = write_report(a_run).read_text()
+    boxes = re.findall(r"M ([\d.]+) [\d.]+ ?\s*L ([\d.]+)", " ".join(path for _, path in shades(page)))
+    widths = sorted({round((float(right) - float(left)) / 340, 2) for left, right in boxes})
+    # Of 22 steps, on 0.72 of the picture's width.
+    assert widths == [round(0.72 * 2 / 22, 2), round(0.72 * 10 / 22, 2)]
+
+
+def test_many_parts_and_steps_are_thinned(a_run: Path) -> None:
+    row = json.loads((a_run / "metrics.jsonl").read_text().splitlines()[0])
+    parts = ["embedding", *(f"block {number}" for number in range(24)), "norm", "head"]
+    norms = dict(zip(parts, np.logspace(-3, 3, len(parts)).tolist(), strict=True))
+    write_lines(a_run / "metrics.jsonl", [row | {"step": step, "grad_norms": norms} for step in range(1, 3001)])
+    page = write_report(a_run).read_text()
+    assert sum(count for _, count in cells(page)) == 60 * len(parts)
+    labels = [text for text in Reader(page).text("text") if text in parts]
+    assert labels[0] == "embedding"
+    assert labels[-1] == "head"
+    assert len(labels) <= 7
+    assert "norm" not in labels  # it would stand on the head
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,20 @@
-"""The student and teacher's network: mask token, layout, drop path by batch subset, positions, initial weights."""
+"""The student and teacher's network against a ViT written out: mask token, layout, drop path, initial weights."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from accelerate.utils import convert_outputs_to_fp32
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from umbel.backbones.build import BackboneConfig, build
 from umbel.run import UserError
 from umbel.ssl.head import HeadConfig
-from umbel.ssl.network import Network, add_to_subset, check_backbone, drop_path_block, set_attention
+from umbel.ssl.network import Network, Outputs, check_backbone, set_attention
 
 TINY = BackboneConfig(name="vit_tiny_patch16_224", width=32, depth=2, heads=2, patch=8)
 B, L, GRID = 3, 2, 4
@@ -86,13 +89,15 @@ def test_both_attention_kernels_give_the_same_tokens(fused: bool) -> None:
 def test_outputs_are_the_heads_of_class_tokens_and_masked_patches_view_major() -> None:
     network, (masks, masked) = make_network(), some_masks()
     globals_, locals_ = images(2 * B, 32), images(L * B, 16, seed=1)
-    classes, patches = network(globals_, locals_, masks, masked)
+    classes, patches, found = network(globals_, locals_, masks, masked)
     assert classes.shape == (2 + L, B, 8)
     assert patches.shape == (len(masked), 8)
     tokens, local_tokens = reference_tokens(network, globals_, masks), network.tokens(locals_, None)
     for v in range(2):
         for b in range(B):
             torch.testing.assert_close(classes[v, b], network.head(tokens[v * B + b, 0]))
+            torch.testing.assert_close(found[v * B + b], tokens[v * B + b, 0].detach())
+    assert not found.requires_grad
     for v in range(L):
         for b in range(B):
             torch.testing.assert_close(classes[2 + v, b], network.head(local_tokens[v * B + b, 0]))
@@ -108,7 +113,7 @@ def test_outputs_are_the_heads_of_class_tokens_and_masked_patches_view_major() -
 def test_the_teacher_sees_everything_and_gives_the_same_patches() -> None:
     network, (_, masked) = make_network().eval(), some_masks()
     x = images(2 * B, 32)
-    classes, patches = network(x, None, None, masked)
+    classes, patches, _ = network(x, None, None, masked)
     assert classes.shape == (2, B, 8)
     tokens = reference_tokens(network, x, None)
     torch.testing.assert_close(classes.flatten(0, 1), network.head(tokens[:, 0]))
@@ -137,14 +142,14 @@ def test_hidden_patches_still_know_their_place() -> None:
     # All patches hidden: only positions tell their outputs apart.
     network = make_network()
     masks = torch.ones(2, P, dtype=torch.bool)
-    _, patches = network(images(2, 32), None, masks, torch.arange(P))
+    _, patches, _ = network(images(2, 32), None, masks, torch.arange(P))
     assert torch.cdist(patches, patches).add(torch.eye(P)).min() > 1e-3
 
 
 def test_the_mask_token_learns_and_hidden_pixels_get_no_gradient() -> None:
     network, (masks, masked) = make_network(), some_masks()
     x = images(2 * B, 32).requires_grad_()
-    classes, patches = network(x, None, masks, masked)
+    classes, patches, _ = network(x, None, masks, masked)
     (classes.sum() + patches.sum()).backward()
     assert network.mask_token.grad is not None
     assert network.mask_token.grad.abs().max() > 0
@@ -153,85 +158,7 @@ def test_the_mask_token_learns_and_hidden_pixels_get_no_gradient() -> None:
     assert torch.equal(touched, ~masks)
 
 
-# --- Positions
-
-
-@pytest.mark.parametrize("side", [16, 24, 48])
-def test_positions_of_other_sizes_are_bicubic_and_antialiased(side: int) -> None:
-    network = make_network()
-    b = network.backbone
-    n = side // 8
-    grid = b.pos_embed.detach().float().view(1, GRID, GRID, 32).permute(0, 3, 1, 2)
-    resized = F.interpolate(grid, size=(n, n), mode="bicubic", antialias=True, align_corners=False)
-    expected = resized.permute(0, 2, 3, 1).reshape(1, n * n, 32).double()
-    no_patches = torch.zeros(1, n, n, 32, dtype=torch.float64)
-    tokens = b._pos_embed(no_patches)
-    assert tokens.shape == (1, PREFIX + n * n, 32)
-    torch.testing.assert_close(tokens[:, PREFIX:], expected)
-    # Class token and registers have no position to resize.
-    torch.testing.assert_close(tokens[0, :1], b.cls_token[0])
-    torch.testing.assert_close(tokens[0, 1:PREFIX], b.reg_token[0])
-
-
-def test_positions_of_a_view_of_another_shape_are_not_those_of_a_square() -> None:
-    b = make_network().backbone
-    tokens = b._pos_embed(torch.zeros(1, 2, 8, 32, dtype=torch.float64))  # as many patches as the 4 x 4 grid
-    assert not torch.allclose(tokens[:, PREFIX:], b.pos_embed)
-
-
 # --- Drop path
-
-
-@pytest.mark.parametrize(
-    ("n", "rate", "kept"), [(10, 0.2, 8), (7, 0.2, 5), (5, 0.5, 2), (3, 0.1, 2), (2, 0.9, 1), (1, 0.2, 1)]
-)
-def test_a_branch_is_computed_for_a_subset_and_scaled(n: int, rate: float, kept: int) -> None:
-    torch.manual_seed(0)
-    seen: list[Tensor] = []
-
-    def branch(rows: Tensor) -> Tensor:
-        seen.append(rows)
-        return rows.square() + 1
-
-    x = torch.randn(n, 3, 4, dtype=torch.float64)
-    out = add_to_subset(x, rate, branch)
-    assert len(seen[0]) == kept
-    changed = [i for i in range(n) if not torch.equal(out[i], x[i])]
-    assert len(changed) == kept
-    for i in changed:
-        torch.testing.assert_close(out[i], x[i] + n / kept * (x[i].square() + 1))
-
-
-def test_the_mean_over_draws_is_the_whole_residual() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(6, 2, dtype=torch.float64)
-    outs = torch.stack([add_to_subset(x, 0.4, torch.sin) for _ in range(4000)])
-    # Each entry is 0 or 2 sin: deviation of its mean at most 0.016.
-    torch.testing.assert_close(outs.mean(0), x + torch.sin(x), rtol=0, atol=0.07)
-
-
-def test_the_gradient_goes_through_the_kept_rows_only() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
-    out = add_to_subset(x, 0.5, lambda rows: 3 * rows)
-    (gradient,) = torch.autograd.grad(out.sum(), x)
-    assert sorted(gradient[:, 0].tolist()) == [1, 1, 7, 7]
-
-
-def test_the_two_branches_of_a_block_draw_apart() -> None:
-    network = make_network()
-    block = network.backbone.blocks[0]
-    rows: dict[str, list[Tensor]] = {"norm1": [], "norm2": []}
-    for name, seen in rows.items():
-        getattr(block, name).register_forward_hook(lambda _, inputs, __, seen=seen: seen.append(inputs[0][:, 0, 0]))
-    x = torch.arange(8, dtype=torch.float64)[:, None, None] * 100 + images(8, 32)[:, 0, :9, :]
-    torch.manual_seed(0)
-    drop_path_block(block, x, 0.5)
-    drop_path_block(block, x, 0.5)
-    # Rows are a hundred apart, so that the residuals do not hide which they are.
-    subsets = [tuple(sorted((seen / 100).round().tolist())) for name in rows for seen in rows[name]]
-    assert [len(subset) for subset in subsets] == [4, 4, 4, 4]
-    assert len(set(subsets)) == 4
 
 
 def test_global_and_local_views_draw_apart_and_every_block_draws() -> None:
@@ -255,13 +182,6 @@ def test_rate_zero_and_eval_mode_drop_nothing() -> None:
         assert all(torch.equal(a, b) for a, b in zip(plain, out, strict=True))
     out = dropping.train()(x, images(B, 16), masks, masked)
     assert not torch.allclose(out[0], plain[0])
-
-
-def test_a_vanishing_rate_leaves_the_block_exact() -> None:
-    # All rows kept: the subset's arithmetic equals timm's block.
-    network = make_network()
-    x = images(4, 32)[:, 0, :9, :]
-    torch.testing.assert_close(drop_path_block(network.backbone.blocks[0], x, 0.0), network.backbone.blocks[0](x))
 
 
 # --- First weights
@@ -301,22 +221,60 @@ def test_first_weights_are_those_of_the_spec() -> None:
 # --- What is refused
 
 
-@pytest.mark.parametrize(("change", "word"), [
-    (lambda b: delattr(b, "blocks"), "vision transformer"),
-    (lambda b: setattr(b, "cls_token", None), "class token"),
-    (lambda b: delattr(b.blocks[1], "ls2"), "drop-path"),
+def check(backbone: Any, name: str = "tiny", **settings: float) -> None:
+    check_backbone(backbone, name, **({"drop_path": 0.2, "masked_views": 0.5, "patch_weight": 1.0} | settings))
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda b: setattr(b, "cls_token", None), "no class token"),
+    (lambda b: setattr(b.blocks[1], "__class__", type("Other", (Block,), {})), "--optim.drop-path 0"),
+    (lambda b: setattr(b, "__class__", type("Other", (VisionTransformer,), {})), "neither a plain vision transformer"),
+    (lambda b: setattr(b, "norm", nn.BatchNorm1d(32)), "batch norm"),
 ])  # fmt: skip
-def test_backbones_that_cannot_be_trained_are_refused(change: Callable[[Any], None], word: str) -> None:
+def test_backbones_that_cannot_be_trained_are_refused(change: Callable[[Any], None], words: str) -> None:
     backbone = make_network().backbone
-    check_backbone(backbone, "tiny", 0.2)
+    check(backbone)
     change(backbone)
-    with pytest.raises(UserError, match=word):
-        check_backbone(backbone, "tiny", 0.2)
+    with pytest.raises(UserError, match=words):
+        check(backbone)
+
+
+def test_blocks_of_another_build_train_without_drop_path() -> None:
+    network = make_network()
+    x = images(2, 32)
+    expected = network.tokens(x, None)
+    for block in network.backbone.blocks:
+        block.__class__ = type("Other", (Block,), {})
+    check(network.backbone, drop_path=0.0)
+    assert torch.equal(network.tokens(x, None), expected)
 
 
 def test_a_hybrid_whose_patches_are_of_a_feature_map_is_refused() -> None:
     # Its patch_size (8) is not the side of a patch in pixels (32), from which the trainer makes the masks' grid.
     backbone = build(BackboneConfig(name="vit_tiny_r_s16_p8_224"), 224)
     assert backbone.patch_embed.grid_size == (7, 7)
-    with pytest.raises(UserError, match="vit_tiny_r_s16_p8_224"):
-        check_backbone(backbone, "vit_tiny_r_s16_p8_224", 0.2)
+    with pytest.raises(UserError, match="vit_tiny_r_s16_p8_224 embeds feature maps"):
+        check(backbone, "vit_tiny_r_s16_p8_224")
+
+
+def test_a_convnext_is_trained_by_the_image_loss_alone() -> None:
+    backbone = build(BackboneConfig(name="convnext_atto"), 64)
+    check(backbone, "convnext_atto", masked_views=0.0, patch_weight=0.0)
+    for settings in ({"masked_views": 0.0}, {"patch_weight": 0.0}, {}):
+        with pytest.raises(UserError, match=r"--masks\.views 0 and --loss\.patch-weight 0\.$"):
+            check(backbone, "convnext_atto", **settings)
+
+
+def test_a_network_of_another_kind_is_no_students() -> None:
+    with pytest.raises(ValueError, match="dynamic_img_size"):
+        Network(timm.create_model("vit_tiny_patch16_224", depth=1), HeadConfig(), 0.0)
+    with pytest.raises(ValueError, match="ConvNeXt"):
+        Network(nn.Linear(2, 2), HeadConfig(), 0.0)
+
+
+def test_accelerate_hands_the_outputs_on_as_they_are() -> None:
+    network, (masks, masked) = make_network().float(), some_masks()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = convert_outputs_to_fp32(network.forward)(images(2 * B, 32).float(), None, masks, masked)
+    assert isinstance(out, Outputs)
+    assert {value.dtype for value in out} == {torch.float32}

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,13 +19,14 @@ from umbel.ssl.optimizer import (
     build_optimizer,
     clip_gradients,
     parameter_groups,
+    step_unless,
     update_teacher,
 )
 
 DEPTH = 3
 
 
-def make_network() -> Network:
+def small_network() -> Network:
     torch.manual_seed(0)
     config = BackboneConfig(name="vit_tiny_patch16_224", width=16, depth=DEPTH, heads=2, patch=8)
     return Network(build(config, 16), HeadConfig(hidden=12, width=6), 0.0).double()
@@ -68,7 +70,7 @@ def found(network: Network, config: OptimConfig) -> dict[str, tuple[float, bool]
 
 
 def test_every_parameter_has_the_rate_and_decay_of_the_table() -> None:
-    rows = found(make_network(), OptimConfig())
+    rows = found(small_network(), OptimConfig())
     assert set(rows) == set(TABLE)
     for name, (multiplier, decays) in rows.items():
         assert multiplier == pytest.approx(MULTIPLIERS[name]), name
@@ -76,7 +78,7 @@ def test_every_parameter_has_the_rate_and_decay_of_the_table() -> None:
 
 
 def test_the_tables_corners_in_numbers() -> None:
-    rows = found(make_network(), OptimConfig())
+    rows = found(small_network(), OptimConfig())
     assert rows["backbone.blocks.2.mlp.fc1.weight"][0] == pytest.approx(0.9)
     assert rows["backbone.blocks.0.mlp.fc1.weight"][0] == pytest.approx(0.729)
     assert rows["backbone.cls_token"][0] == pytest.approx(0.6561)
@@ -85,18 +87,105 @@ def test_the_tables_corners_in_numbers() -> None:
 
 
 def test_other_multipliers_are_heeded() -> None:
-    rows = found(make_network(), OptimConfig(layer_decay=1.0, patch_embed_multiplier=1.0))
+    rows = found(small_network(), OptimConfig(layer_decay=1.0, patch_embed_multiplier=1.0))
     assert {multiplier for multiplier, _ in rows.values()} == {1.0}
-    assert len(parameter_groups(make_network(), OptimConfig(layer_decay=1.0, patch_embed_multiplier=1.0))) == 2
+    assert len(parameter_groups(small_network(), OptimConfig(layer_decay=1.0, patch_embed_multiplier=1.0))) == 2
 
 
 def test_groups_are_few() -> None:
     # Two for each rate with and without decay: tokens (decay alone), patch embedding, blocks, the rest.
-    assert len(parameter_groups(make_network(), OptimConfig())) == 1 + 2 + 2 * DEPTH + 2
+    assert len(parameter_groups(small_network(), OptimConfig())) == 1 + 2 + 2 * DEPTH + 2
+
+
+# --- Other networks
+
+
+def rows_of(kind: str, make_network: Callable[..., Network]) -> dict[str, tuple[float, bool]]:
+    return found(make_network(kind), OptimConfig())
+
+
+def test_a_dinov3s_layers_are_the_vits(make_network: Callable[..., Network]) -> None:
+    """Two blocks: what a ViT's table says, under the names that timm's Eva has."""
+    rows = rows_of("DINOv3 with gates and biases", make_network)
+    expected: dict[str, tuple[int, float, bool]] = {
+        "mask_token": (0, 1, True),
+        "backbone.cls_token": (0, 1, True),
+        "backbone.reg_token": (0, 1, True),
+        "backbone.patch_embed.proj.weight": (0, 0.2, True),
+        "backbone.patch_embed.proj.bias": (0, 0.2, False),
+        "backbone.norm.weight": (3, 1, False),
+        "backbone.norm.bias": (3, 1, False),
+    }
+    for i in range(2):
+        linear = ("attn.proj", "mlp.fc1_g", "mlp.fc1_x", "mlp.fc2")
+        names = {f"{name}.weight": True for name in ("attn.qkv", *linear)} | {f"{name}.bias": False for name in linear}
+        names |= {f"{norm}.{part}": False for norm in ("norm1", "norm2") for part in ("weight", "bias")}
+        names |= dict.fromkeys(("gamma_1", "gamma_2", "attn.q_bias", "attn.v_bias"), False)
+        expected |= {f"backbone.blocks.{i}.{name}": (i + 1, 1, decays) for name, decays in names.items()}
+    expected |= {f"head.mlp.{i}.{part}": (3, 1, part == "weight") for i in (0, 2, 4) for part in ("weight", "bias")}
+    assert set(rows) == set(expected)
+    for name, (layer, factor, decays) in expected.items():
+        assert rows[name] == (pytest.approx(0.9 ** (3 - layer) * factor), decays), name
+
+
+@pytest.mark.parametrize(("kind", "name", "layer", "decays"), [
+    ("learned rotation", "backbone.rope.freqs", 0, False),
+    ("norm before the blocks", "backbone.norm_pre.weight", 0, False),
+    ("pooled before the norm", "backbone.fc_norm.weight", 3, False),
+    ("DINOv2", "backbone.pos_embed", 0, True),
+    ("DINOv2", "backbone.blocks.1.ls1.gamma", 2, False),
+])  # fmt: skip
+def test_the_odd_parameters_of_other_vits(
+    kind: str, name: str, layer: int, decays: bool, make_network: Callable[..., Network]
+) -> None:
+    assert rows_of(kind, make_network)[name] == (pytest.approx(0.9 ** (3 - layer)), decays)
+
+
+def test_a_convnexts_layers_are_its_blocks_in_order(make_network: Callable[..., Network]) -> None:
+    """Stages of 1, 1, 2, 1 blocks: l = 0 for the stem, 1 to 5 for the blocks, 6 for the last norm and the head."""
+    rows = rows_of("ConvNeXt", make_network)
+    expected: dict[str, tuple[int, float, bool]] = {
+        "mask_token": (6, 1, True),  # it does not train
+        "backbone.stem.0.weight": (0, 0.2, True),
+        "backbone.stem.0.bias": (0, 0.2, False),
+        "backbone.stem.1.weight": (0, 0.2, False),
+        "backbone.stem.1.bias": (0, 0.2, False),
+        "backbone.head.norm.weight": (6, 1, False),
+        "backbone.head.norm.bias": (6, 1, False),
+    }
+    for stage, block, layer in ((0, 0, 1), (1, 0, 2), (2, 0, 3), (2, 1, 4), (3, 0, 5)):
+        names = {"gamma": False}
+        for part in ("conv_dw", "norm", "mlp.fc1", "mlp.fc2"):
+            names |= {f"{part}.weight": part != "norm", f"{part}.bias": False}
+        at = f"backbone.stages.{stage}"
+        expected |= {f"{at}.blocks.{block}.{name}": (layer, 1, decays) for name, decays in names.items()}
+        if stage and block == 0:
+            for name, decays in {"0.weight": False, "0.bias": False, "1.weight": True, "1.bias": False}.items():
+                expected[f"{at}.downsample.{name}"] = (layer, 1, decays)
+    expected |= {f"head.mlp.{i}.{part}": (6, 1, part == "weight") for i in (0, 2, 4) for part in ("weight", "bias")}
+    assert set(rows) == set(expected)
+    for name, (layer, factor, decays) in expected.items():
+        assert rows[name] == (pytest.approx(0.9 ** (6 - layer) * factor), decays), name
+
+
+def test_response_norms_of_a_convnext_v2_do_not_decay(make_network: Callable[..., Network]) -> None:
+    rows = rows_of("ConvNeXt V2", make_network)
+    names = [name for name in rows if ".grn." in name]
+    assert len(names) == 2 * 5
+    assert not any(rows[name][1] for name in names)
+
+
+def test_every_parameter_of_every_network_stands_in_one_group(kind: str, make_network: Callable[..., Network]) -> None:
+    network = make_network(kind)
+    rows = found(network, OptimConfig())
+    assert set(rows) == {name for name, _ in network.named_parameters()}
+    for name, parameter in network.named_parameters():
+        if name.endswith(("bias", "gamma", "gamma_1", "gamma_2")) or ("norm" in name and parameter.ndim == 1):
+            assert not rows[name][1], name
 
 
 def test_the_schedule_reaches_every_group() -> None:
-    network = make_network()
+    network = small_network()
     schedule = Schedule(config=OptimConfig(), global_batch=256, steps_per_epoch=10, total_steps=1000)
     optimizer = build_optimizer(network, OptimConfig())
     schedule.apply(optimizer, 100)
@@ -116,7 +205,7 @@ def some_gradients(network: Network, seed: int) -> dict[str, Tensor]:
 
 
 def test_two_steps_are_those_of_adamw_by_hand() -> None:
-    network = make_network()
+    network = small_network()
     values = {name: p.detach().clone() for name, p in network.named_parameters()}
     first = {name: torch.zeros_like(v) for name, v in values.items()}
     second = {name: torch.zeros_like(v) for name, v in values.items()}
@@ -149,7 +238,7 @@ def norm(parameters: list[nn.Parameter]) -> float:
 
 @pytest.mark.parametrize(("backbone_scale", "head_scale"), list(itertools.product((0.001, 1.0), repeat=2)))
 def test_backbone_and_head_are_clipped_apart(backbone_scale: float, head_scale: float) -> None:
-    network = make_network()
+    network = small_network()
     parts: dict[str, Any] = {
         "backbone": ([*network.backbone.parameters(), network.mask_token], backbone_scale),
         "head": (list(network.head.parameters()), head_scale),
@@ -169,7 +258,7 @@ def test_backbone_and_head_are_clipped_apart(backbone_scale: float, head_scale: 
 
 
 def test_no_limit_leaves_gradients_and_still_measures() -> None:
-    network = make_network()
+    network = small_network()
     parameters = list(network.head.parameters())
     for p in parameters:
         p.grad = torch.ones_like(p) * 100
@@ -178,7 +267,7 @@ def test_no_limit_leaves_gradients_and_still_measures() -> None:
 
 
 def test_a_nonfinite_gradient_is_told_and_does_not_raise() -> None:
-    network = make_network()
+    network = small_network()
     parameters = list(network.head.parameters())
     for p in parameters:
         p.grad = torch.full_like(p, math.nan)
@@ -187,13 +276,13 @@ def test_a_nonfinite_gradient_is_told_and_does_not_raise() -> None:
 
 @pytest.mark.parametrize("momentum", [0.9, 0.996, 1.0, 0.0])
 def test_the_teacher_is_a_moving_average_of_all_parameters(momentum: float) -> None:
-    student = make_network()
+    student = small_network()
     teacher = copy.deepcopy(student).requires_grad_(False)
     for parameter in student.parameters():
         nn.init.normal_(parameter)
     before = {name: p.clone() for name, p in teacher.named_parameters()}
     unchanged = {name: p.detach().clone() for name, p in student.named_parameters()}
-    update_teacher(teacher, student, momentum)
+    update_teacher(teacher, student, momentum, torch.zeros(()))
     for (name, t), s in zip(teacher.named_parameters(), student.parameters(), strict=True):
         torch.testing.assert_close(t, momentum * before[name] + (1 - momentum) * s.detach(), msg=name)
         assert torch.equal(s, unchanged[name]), name
@@ -208,3 +297,34 @@ def test_the_teacher_is_a_moving_average_of_all_parameters(momentum: float) -> N
 def test_impossible_settings_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="optim"):
         OptimConfig(**values)
+
+
+def test_a_bad_step_changes_neither_weights_nor_averages_nor_the_count_of_steps() -> None:
+    student = make_network().float()
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    optimizer = build_optimizer(student, OptimConfig())
+    Schedule(config=OptimConfig(), global_batch=64, steps_per_epoch=1, total_steps=20).apply(optimizer, 5)
+
+    def step(fill: float, bad: float) -> None:
+        for p in student.parameters():
+            p.grad = torch.full_like(p, fill)
+        step_unless(torch.tensor(bad), optimizer)
+        update_teacher(teacher, student, 0.9, torch.tensor(bad))
+
+    step(0.5, 0.0)
+    before = copy.deepcopy((student.state_dict(), teacher.state_dict(), optimizer.state_dict()["state"]))
+    step(math.nan, 1.0)
+    assert_equal_trees((student.state_dict(), teacher.state_dict(), optimizer.state_dict()["state"]), before)
+    step(0.5, 0.0)
+    assert not torch.equal(student.state_dict()["mask_token"], before[0]["mask_token"])
+    assert not torch.equal(teacher.state_dict()["mask_token"], before[1]["mask_token"])
+    assert {int(state["step"]) for state in optimizer.state_dict()["state"].values()} == {2}
+
+
+def assert_equal_trees(a: Any, b: Any) -> None:
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b)
+        return
+    assert len(a) == len(b)
+    for key in a if isinstance(a, dict) else range(len(a)):
+        assert_equal_trees(a[key], b[key])

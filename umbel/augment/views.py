@@ -7,19 +7,30 @@ batch, rank or worker that it comes in.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+import tyro
 from torch import Tensor
 
 from umbel.augment.boxes import BOX_DRAWS, draw_boxes
 from umbel.augment.crops import crop
-from umbel.augment.policy import POLICIES, apply_policy, policy_draws
+from umbel.augment.own_policy import Policy, operations_of, policy_name
+from umbel.augment.policy import apply_policy, policy_draws
 from umbel.random_stream import Purpose, position_uniforms
 
 GLOBAL_VIEWS = 2
 INAT_PLANTAE_MEAN = (0.4293, 0.4597, 0.3280)
 INAT_PLANTAE_STD = (0.2216, 0.2151, 0.2211)
+# On the command line a policy is a name; the list that a recipe may hold passes through as it is.
+PolicyFlag = tyro.constructors.PrimitiveConstructorSpec[Policy](
+    nargs=1,
+    metavar="NAME",
+    instance_from_str=lambda words: words[0],
+    is_instance=lambda value: isinstance(value, (str, tuple)),
+    str_from_instance=lambda policy: [policy_name(policy)],
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +51,10 @@ class ViewsConfig:
     """Width / height of a box, log-uniform."""
     flip: float = 0.5
     """Probability of mirroring left to right."""
-    policy: str = "plant"
-    """What follows the crop: plant (jitter, posterize, affine) or none."""
+    policy: Annotated[Policy, PolicyFlag] = "plant"
+    """What follows the crop: plant, plant-paper, dinov2 or none; a recipe may also list operations of its own."""
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ValueError(f"views.policy must be one of {', '.join(POLICIES)}, not '{self.policy}'")
         if min(self.global_size, self.local_size) < 4 or self.local_views < 0:
             raise ValueError("views.global_size and views.local_size must be at least 4, views.local_views at least 0")
         for name in ("global_area", "local_area"):
@@ -54,12 +63,20 @@ class ViewsConfig:
                 raise ValueError(f"views.{name} must be two shares, 0 < low <= high <= 1, not {low}, {high}")
         if not 0 < self.aspect[0] <= self.aspect[1] or not 0 <= self.flip <= 1:
             raise ValueError("views.aspect must be two positive numbers, low <= high, and views.flip a probability")
+        try:
+            operations = operations_of(self.policy)
+        except ValueError as error:
+            raise ValueError(f"views.policy {error}") from error
+        least = max((operation.least_side for operation in operations), default=1)
+        if least > min(self.global_size, self.local_size):
+            raise ValueError(f"views.global_size and views.local_size must be at least {least} for this views.policy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewDraws:
     """What was drawn for one view of every photograph of a batch."""
 
+    view: int
     boxes: np.ndarray  # (B, 4) int64 top, left, height, width
     flip: np.ndarray  # (B,) bool
     policy: np.ndarray  # (B, policy_draws) uniforms
@@ -72,7 +89,7 @@ class Views:
         self, config: ViewsConfig, *, seed: int, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
     ) -> None:
         self.config, self.seed = config, seed
-        self.operations = POLICIES[config.policy]
+        self.operations = operations_of(config.policy)
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1)
 
@@ -88,7 +105,8 @@ class Views:
             ]
         )
         boxes = draw_boxes(uniforms[:, :BOX_DRAWS], size, area=area, aspect=config.aspect)
-        return ViewDraws(boxes=boxes, flip=uniforms[:, BOX_DRAWS] < config.flip, policy=uniforms[:, BOX_DRAWS + 1 :])
+        flip = uniforms[:, BOX_DRAWS] < config.flip
+        return ViewDraws(view=view, boxes=boxes, flip=flip, policy=uniforms[:, BOX_DRAWS + 1 :])
 
     def make(self, canvas: Tensor, draws: list[ViewDraws], side: int) -> Tensor:
         """Cut views of one size and apply the policy, in one batched call.
@@ -104,7 +122,8 @@ class Views:
         boxes = torch.from_numpy(np.concatenate([d.boxes for d in draws]))
         flip = torch.from_numpy(np.concatenate([d.flip for d in draws]))
         crops = crop(canvas, source, boxes, flip, size=side)
-        return apply_policy(crops, self.operations, np.concatenate([d.policy for d in draws]))
+        view = np.repeat([d.view for d in draws], len(canvas))
+        return apply_policy(crops, self.operations, np.concatenate([d.policy for d in draws]), view)
 
     @torch.no_grad()
     def __call__(self, canvas: Tensor, size: Tensor, epoch: np.ndarray, position: np.ndarray) -> tuple[Tensor, Tensor]:

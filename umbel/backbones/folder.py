@@ -26,6 +26,8 @@ class ModelCard:
     std: tuple[float, ...]
     num_features: int
     global_pool: str = "token"
+    first_conv: str = "patch_embed.proj"
+    classifier: str = "head"
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
@@ -46,8 +48,8 @@ class ModelCard:
                 "mean": list(self.mean),
                 "std": list(self.std),
                 "num_classes": 0,
-                "first_conv": "patch_embed.proj",
-                "classifier": "head",
+                "first_conv": self.first_conv,
+                "classifier": self.classifier,
             },
         }
 

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from umbel.backbones.family import pooling_of
 from umbel.backbones.folder import ModelCard
 from umbel.config import nearest
 from umbel.run import UserError
@@ -42,7 +43,7 @@ def load(name: str | Path, *, any_size: bool = False) -> Backbone:
     Args:
         name: a run folder of `umbel pretrain` (its newest checkpoint), a folder with config.json and
             model.safetensors, that model.safetensors itself, hf-hub:NAME, or a name of timm's (pretrained weights).
-        any_size: let a ViT take images of any size, by interpolating its positions.
+        any_size: let a ViT take images of any size, by interpolating its positions; other networks are as they are.
 
     Raises:
         UserError: nothing of that name, or files that do not fit together.
@@ -85,7 +86,12 @@ def _create(name: str, source: str, any_size: bool) -> Backbone:
     # A ViT of ours has dynamic_img_size in its config.json; other models may not know the argument.
     arguments = {"dynamic_img_size": True} if any_size else {}
     try:
-        model = timm.create_model(name, pretrained=True, num_classes=0, **arguments)
+        try:
+            model = timm.create_model(name, pretrained=True, num_classes=0, **arguments)
+        except TypeError as error:
+            if "dynamic_img_size" not in str(error):
+                raise
+            model = timm.create_model(name, pretrained=True, num_classes=0)
     except (RuntimeError, KeyError, ValueError, TypeError, AssertionError, SafetensorError) as error:
         # timm, torch and safetensors each have their own way to say that files do not fit together.
         reason = " ".join(str(error).split())[:300].rstrip(".")
@@ -103,7 +109,9 @@ def _create(name: str, source: str, any_size: bool) -> Backbone:
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         num_features=int(model.num_features),
-        global_pool=str(getattr(model, "global_pool", "token")),
+        global_pool=pooling_of(model),
+        first_conv=model.pretrained_cfg.get("first_conv") or "patch_embed.proj",
+        classifier=model.pretrained_cfg.get("classifier") or "head",
     )
     return Backbone(
         model=model,

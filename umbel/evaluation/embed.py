@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 
 from umbel.backbones import Backbone, load
 from umbel.config import first_difference
@@ -116,14 +116,7 @@ def embed(
     Raises:
         UserError: no photographs, a split that is not there, or features that are not finite.
     """
-    model = backbone.model.to(device).eval()
-    precision = choose_precision("auto", device).value if device == "cuda" else "float32"
-
-    def forward(images: Tensor) -> Tensor:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            features: Tensor = model(images.to(device, non_blocking=True))
-        return features
-
+    forward, precision = features_by(backbone.model.to(device).eval(), device)
     told = {
         "backbone": {"source": backbone.source, "sha256": weights_sha256(backbone)},
         "preprocessing": preprocessing(backbone),
@@ -138,6 +131,21 @@ def embed(
     if len(bad) > NAMED:
         say(f"left out: {len(bad) - NAMED} more.")
     return made
+
+
+def features_by(model: nn.Module, device: str) -> tuple[Callable[[Tensor], Tensor], str]:
+    """How a model on a device makes features, (B, 3, H, W) -> (B, C), and in which precision.
+
+    In float32 on a CPU, in bf16 autocast on a GPU that computes in it.
+    """
+    precision = choose_precision("auto", device).value if device == "cuda" else "float32"
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            features: Tensor = model(images.to(device, non_blocking=True))
+        return features
+
+    return forward, precision
 
 
 def _difference(out: Path, inputs: dict[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -61,12 +62,15 @@ def extract(
     batch: int,
     workers: int,
     splits: Sequence[str] | None,
-    title: str = "embedding photographs",
+    title: str | None = "embedding photographs",
     pin: bool = False,
 ) -> Embeddings:
     """Make features: `prepare` in the workers, `forward` (B, ...) -> (B, C) in this process.
 
     Damaged photographs are left out; provenance["left_out"] names them with the reason.
+
+    Args:
+        title: stands at the progress bar; None: there is no bar.
 
     Raises:
         UserError: no photographs, a split or shard that is not there, or features that are not finite.
@@ -84,7 +88,8 @@ def extract(
     features: list[np.ndarray] = []
     bad: dict[str, str] = {}
     started = time.perf_counter()
-    with Bar(title, len(chosen)) as bar, torch.inference_mode():
+    progress = contextlib.nullcontext() if title is None else Bar(title, len(chosen))
+    with progress as bar, torch.inference_mode():
         for good, images, reasons, lost in loader:
             if lost is not None:
                 raise UserError(lost)
@@ -92,7 +97,8 @@ def extract(
                 rows += good
                 features.append(forward(images).float().cpu().numpy())
             bad |= {chosen.key(sample): reason for sample, reason in reasons.items()}
-            bar.advance(len(good) + len(reasons))
+            if bar is not None:
+                bar.advance(len(good) + len(reasons))
     seconds = time.perf_counter() - started
     if not rows:
         first = f" (the first: {next(iter(bad.values()))})" if bad else ""

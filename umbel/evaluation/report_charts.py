@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -34,6 +35,8 @@ class Panel:
     """Logarithmic scale, where all values are positive."""
     zero: bool = False
     """The scale begins at 0."""
+    percent: bool = False
+    """Values are shares, shown in percent."""
 
 
 PANELS = (
@@ -49,74 +52,76 @@ PANELS = (
         caption="How well views of one photograph agree (mean cosine, higher is better), and how much room the "
         "features fill, which should not collapse to 0.",
     ),
-    Panel(
-        title="Gradient norm",
-        series={"grad_norm_backbone": "backbone", "grad_norm_head": "head"},
-        caption="Before clipping, logarithmic.",
-        log=True,
-    ),
     Panel(title="Learning rate", series={"learning_rate": "learning rate"}, caption="Warm-up, then cosine.", zero=True),
-    Panel(
-        title="Images per second", series={"images_per_second": "images/s"}, caption="Data loading included.", zero=True
-    ),
 )
 
 
-def curves(metrics: Sequence[dict[str, Any]]) -> Markup:
-    """All panels as small multiples."""
-    return tag("div", *(_panel(panel, metrics) for panel in PANELS), class_="panels")
+def curves(metrics: Sequence[dict[str, Any]], panels: Sequence[Panel], *others: Markup) -> Markup:
+    """Panels as small multiples, then others; those of which the log has nothing are left out."""
+    known = {name for row in metrics for name in row}
+    return tag(
+        "div", *(_panel(panel, metrics) for panel in panels if known & set(panel.series)), *others, class_="panels"
+    )
 
 
 def _panel(panel: Panel, metrics: Sequence[dict[str, Any]]) -> Markup:
     step = np.array([row["step"] for row in metrics], dtype=float)
     # A line without a good step holds null.
-    values = [np.array([_number(row.get(name)) for row in metrics]) for name in panel.series]
-    names = list(panel.series.values())
-    keys = [tag("span", name, class_=f"key key-{number}") for number, name in enumerate(names)]
-    legend = tag("p", *keys, class_="keys") if len(names) > 1 else Markup()
-    told = [f"{name}: {_ends(value)}" for name, value in zip(names, values, strict=True)]
-    picture = draw_lines(
-        step, values, log=panel.log, zero=panel.zero, alt=f"{panel.title} over steps. {'; '.join(told)}."
+    scale = 100 if panel.percent else 1
+    values = [scale * np.array([number(row.get(name)) for row in metrics]) for name in panel.series]
+    names, unit = list(panel.series.values()), " %" if panel.percent else ""
+    told = [f"{name}: {ends(value, unit)}" for name, value in zip(names, values, strict=True)]
+    picture = draw(
+        lambda axes: _lines(axes, step, values, log=panel.log, zero=panel.zero),
+        alt=f"{panel.title} over steps. {'; '.join(told)}.",
+        unit=unit,
     )
-    return tag("div", tag("h3", panel.title), legend, figure(picture, panel.caption), class_="panel")
+    return panel_of(panel.title, picture, panel.caption, above=legend(names) if len(names) > 1 else Markup())
 
 
-def _number(value: Any) -> float:
+def panel_of(title: str, picture: Markup, caption: str, *, above: Markup) -> Markup:
+    """A picture under its title and what explains its lines."""
+    return tag("div", tag("h3", title), above, figure(picture, caption), class_="panel")
+
+
+def legend(names: Sequence[str]) -> Markup:
+    """The names of lines, each behind a piece of its line."""
+    keys = (tag("span", name, class_=f"key key-{place}") for place, name in enumerate(names))
+    return tag("p", *keys, class_="keys")
+
+
+def number(value: Any) -> float:
+    """A value of the log; NaN for null and what is not finite."""
     return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else np.nan
 
 
-def _ends(values: np.ndarray) -> str:
+def ends(values: np.ndarray, unit: str = "") -> str:
+    """The first and the last value in words."""
     finite = values[np.isfinite(values)]
-    return f"from {finite[0]:.3g} to {finite[-1]:.3g}" if len(finite) else "no finite value"
+    return f"from {finite[0]:.3g}{unit} to {finite[-1]:.3g}{unit}" if len(finite) else "no finite value"
 
 
-def draw_lines(step: np.ndarray, values: Sequence[np.ndarray], *, log: bool, zero: bool, alt: str) -> Markup:
-    """Lines over steps as an SVG element; long runs are thinned to POINTS means."""
+def draw(paint: Callable[[Axes], None], *, alt: str, unit: str = "", left: float = 0.17) -> Markup:
+    """What `paint` puts on axes of steps, as an SVG element.
+
+    Args:
+        unit: behind the numbers at the vertical axis.
+        left: share of the width that the labels there take.
+    """
     # A Figure of its own, not pyplot's: no backend is chosen, and nothing global stays changed.
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": alt, "font.size": FONT, "text.parse_math": False}
     with matplotlib.rc_context(settings):
         chart = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
-        axes = chart.add_axes((0.17, 0.23, 0.8, 0.72))
-        parts = np.array_split(np.arange(len(step)), min(POINTS, len(step)))
-        across = np.array([step[part].mean() for part in parts])
-        for value, color, style in zip(values, (FIRST, SECOND), ("-", (0, (4, 2))), strict=False):
-            means = np.array([_mean(value[part]) for part in parts])
-            alone = "o" if len(across) == 1 else ""
-            axes.plot(across, means, color=color, linestyle=style, linewidth=1.8, marker=alone)
-        if log and all((value[np.isfinite(value)] > 0).all() for value in values):
-            axes.set_yscale("log")
-        else:
-            axes.yaxis.set_major_locator(MaxNLocator(4))
-        if zero:
-            axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        axes = chart.add_axes((left, 0.23, 0.97 - left, 0.72))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{unit}"))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.set_xlabel("step", color=INK)
-        axes.tick_params(which="both", length=0, labelcolor=INK)
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
+        paint(axes)
+        axes.tick_params(which="both", length=0, labelcolor=INK)
         for side, spine in axes.spines.items():
             spine.set_visible(side == "bottom")
             spine.set_color(RULE)
@@ -125,7 +130,30 @@ def draw_lines(step: np.ndarray, values: Sequence[np.ndarray], *, log: bool, zer
     return for_page(buffer.getvalue(), alt)
 
 
-def _mean(values: np.ndarray) -> float:
+def _lines(axes: Axes, step: np.ndarray, values: Sequence[np.ndarray], *, log: bool, zero: bool) -> None:
+    """Lines over steps; long runs are thinned to POINTS means."""
+    parts = thinned(len(step), POINTS)
+    across = np.array([step[part].mean() for part in parts])
+    for value, color, style in zip(values, (FIRST, SECOND), ("-", (0, (4, 2))), strict=False):
+        means = np.array([mean(value[part]) for part in parts])
+        alone = "o" if len(across) == 1 else ""
+        axes.plot(across, means, color=color, linestyle=style, linewidth=1.8, marker=alone)
+    if log and all((value[np.isfinite(value)] > 0).all() for value in values):
+        formatter = axes.yaxis.get_major_formatter()
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(formatter)
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    if zero:
+        axes.set_ylim(bottom=0)
+
+
+def thinned(count: int, most: int) -> list[np.ndarray]:
+    """Rows of each of at most `most` points."""
+    return np.array_split(np.arange(count), min(most, count))
+
+
+def mean(values: np.ndarray) -> float:
+    """Mean of what is finite; NaN without."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else np.nan
 

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from umbel.augment.own_policy import policy_name
 from umbel.augment.views import ViewsConfig
 from umbel.backbones import Backbone
 from umbel.config import from_values
@@ -13,12 +14,13 @@ from umbel.data.index import PRETRAINING_SPLITS
 from umbel.evaluation import report_tables as tables
 from umbel.evaluation.embed import weights_sha256
 from umbel.evaluation.hashing.evaluate import QUERY_SPLITS
-from umbel.evaluation.report_charts import curves
+from umbel.evaluation.report_charts import PANELS, curves
+from umbel.evaluation.report_health import health_section, probe_panel, speed_section
 from umbel.evaluation.report_html import Markup, aside, figure, join, picture, tag
 from umbel.evaluation.report_pictures import choose, pca_maps, sheet
 from umbel.evaluation.report_retrieval import retrieval
 from umbel.evaluation.report_run import Photographs, RunRecord, data_name
-from umbel.evaluation.report_words import health, verdict
+from umbel.evaluation.report_words import features_told, health, probes_told, verdict
 
 SHEET_ROWS, MAPS = 4, 6
 NO_PHOTOGRAPHS = "the photographs are not at hand (give their shards as --data)."
@@ -31,9 +33,11 @@ def parts(run: RunRecord, pictures: Photographs | None, backbone: Backbone | Non
         fault: why there is no backbone.
     """
     return {
-        "Summary": tag("p", summary(run)),
+        "Summary": join(*(tag("p", sentence) for sentence in summary(run))),
         "Few-shot accuracy": _fewshot(run),
-        "Training": join(tag("p", health(run.metrics, run.bad_photographs)), curves(run.metrics)),
+        "Training": _training(run),
+        "Health": health_section(run.metrics, _warmup(run), health(run.metrics, run.bad_photographs)),
+        "Speed": speed_section(run.metrics),
         "Augmented views": _views(run, pictures),
         "Patch features": _maps(run, pictures, backbone, fault),
         "Retrieval by code": _retrieval(run, pictures),
@@ -73,11 +77,19 @@ def lead(run: RunRecord, pictures: Photographs | None, backbone: Backbone | None
     )
 
 
-def summary(run: RunRecord) -> str:
-    """Who won."""
-    if run.probe is None:
-        return "How good the features are is not known: they have not been probed."
-    return verdict(run.probe)
+def summary(run: RunRecord) -> list[str]:
+    """Who won; and what is wrong, if something is."""
+    if run.probe is not None:
+        won = verdict(run.probe)
+    else:
+        won = probes_told(run.probes) or "How good the features are is not known: they have not been probed."
+    told, advice = features_told(run.metrics, _warmup(run))
+    return [won, told] if advice else [won]
+
+
+def _warmup(run: RunRecord) -> float:
+    """Epochs of the learning rate's warm-up; 0 where the recipe does not tell."""
+    return float(run.config.get("optim", {}).get("warmup_epochs", 0.0))
 
 
 def _where(pictures: Photographs | None) -> str:
@@ -92,6 +104,13 @@ def _fewshot(run: RunRecord) -> Markup:
     return tables.fewshot(run.probe, run.classes)
 
 
+def _training(run: RunRecord) -> Markup:
+    panels = curves(run.metrics, PANELS, probe_panel(run.probes))
+    # Without a table the summary says it.
+    told = probes_told(run.probes) if run.probe is not None else ""
+    return join(tag("p", told), panels) if told else panels
+
+
 def _views(run: RunRecord, pictures: Photographs | None) -> Markup:
     chosen = _photographs(run, pictures, SHEET_ROWS, PRETRAINING_SPLITS)
     if not chosen:
@@ -100,7 +119,8 @@ def _views(run: RunRecord, pictures: Photographs | None) -> Markup:
     image = sheet(config, chosen, seed=run.config["seed"])
     alt = f"{len(chosen)} photographs, each beside its 2 global and {config.local_views} local augmented views."
     caption = f"What training sees: a photograph with the boxes drawn on it, 2 global views of {config.global_size} "
-    caption += f"pixels and {config.local_views} local views of {config.local_size}, policy “{config.policy}”."
+    caption += f"pixels and {config.local_views} local views of {config.local_size}, policy "
+    caption += f"“{policy_name(config.policy)}”, with what was done to each beneath it."
     return figure(picture(image, alt), caption, class_="sheet")
 
 

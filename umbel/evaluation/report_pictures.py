@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
+from umbel.augment.own_policy import policy_name
 from umbel.augment.sheet import views_sheet
-from umbel.augment.views import GLOBAL_VIEWS, INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views, ViewsConfig
+from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views, ViewsConfig
 from umbel.backbones import Backbone
 from umbel.data.decode import decode
 from umbel.data.index import ShardSet
@@ -59,14 +60,7 @@ def choose(shards: ShardSet, count: int, *, seed: int, splits: tuple[str, ...]) 
 def sheet(config: ViewsConfig, photographs: list[Tensor], *, seed: int) -> Image.Image:
     """The views that training draws of some photographs, beside them."""
     views = Views(config, seed=seed, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=torch.device("cpu"))
-    sides = [config.global_size] * GLOBAL_VIEWS + [config.local_size] * config.local_views
-    draws, made = [], []
-    for position, photograph in enumerate(photographs):
-        size = np.array([photograph.shape[1:]])
-        drawn = [views.draw(size, np.array([0]), np.array([position]), view) for view in range(len(sides))]
-        draws.append(drawn)
-        made.append([views.make(photograph[None], [draw], side)[0] for draw, side in zip(drawn, sides, strict=True)])
-    return views_sheet(photographs, draws, made)
+    return views_sheet(photographs, {policy_name(config.policy): views})
 
 
 @torch.inference_mode()

@@ -15,6 +15,8 @@ from umbel.evaluation.probe_rows import ProbeRow
 from umbel.run import UserError, read_json
 from umbel.run_folder import RunFolder
 
+PROBED = {"step", "shots", "accuracy", "interval", "photographs"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
@@ -29,6 +31,8 @@ class RunRecord:
     """Lines of metrics.jsonl; at least one."""
     bad_photographs: int
     """Photographs that could not be decoded."""
+    probes: list[dict[str, Any]]
+    """Lines of probes.jsonl: few-shot accuracy by step; empty where it was not measured."""
     probe: list[ProbeRow] | None
     classes: tuple[str, ...]
     """Names of the classes that were probed."""
@@ -62,6 +66,7 @@ def read_run(path: Path) -> RunRecord:
         record=read_json(path / "run.json", "the run's record"),
         metrics=metrics,
         bad_photographs=len({row["key"] for row in folder.read_log("bad_photographs")}),
+        probes=[row for row in folder.read_log("probes") if row.keys() >= PROBED],
         probe=[ProbeRow(**{name: row[name] for name in names}) for row in probe["rows"]] if probe else None,
         classes=tuple(map(str, probe.get("classes", ()))),
         hashing=_read_rows(path / "hash.json", "the hashing table", "scores", {"name", "bits", "distance", "map"}),

@@ -67,6 +67,9 @@ thead th { font-size: .85rem; font-weight: 600; color: var(--soft); vertical-ali
 .key::before { content: ""; display: inline-block; width: 1.4rem; border-top: 2px solid var(--leaf);
   vertical-align: middle; margin-right: .4rem; }
 .key-1::before { border-top: 2px dashed var(--bark); }
+.shades { display: inline-flex; align-self: center; width: 6rem; height: .8rem; }
+.shade { flex: 1; background: var(--leaf); }
+.warning { border-left: 4px solid var(--wrong); padding-left: 1rem; }
 .sheet img { background: #fff; border: 1px solid var(--rule); border-radius: 4px; }
 .maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 1.6rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; align-items: center; } .pair img { width: 100%; }

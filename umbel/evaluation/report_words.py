@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import mean, median
 from typing import Any
 
 from umbel.evaluation.fewshot import interval
@@ -12,6 +14,9 @@ from umbel.evaluation.report_html import listed
 
 # A number and its unit stay on one line.
 SPACE = "\N{NO-BREAK SPACE}"
+# Trained features of a small run have a rank of 20 and more and a cosine below 0.4, those of a collapsed one 2 and 1.
+LEAST_RANK, MOST_COSINE = 3.0, 0.95
+MUCH_WAITING = 0.1
 
 
 def verdict(rows: Sequence[ProbeRow]) -> str:
@@ -94,6 +99,58 @@ def health(metrics: Sequence[dict[str, Any]], bad_photographs: int) -> str:
     if bad_photographs:
         lost.append(f"{bad_photographs:,} photograph{'s' if bad_photographs > 1 else ''} could not be decoded")
     return f"In training, {listed(lost)}." if lost else "Every step was finite, and every photograph could be decoded."
+
+
+def features_told(metrics: Sequence[dict[str, Any]], warmup_epochs: float) -> tuple[str, str]:
+    """Whether the features collapsed, and, if they did, what to do; empty where the log has no measures of them."""
+    row = next((row for row in reversed(metrics) if math.isfinite(row.get("effective_rank") or math.nan)), None)
+    if row is None:
+        return "", ""
+    rank, most, cosine = row["effective_rank"], row.get("effective_rank_limit"), row.get("cosine")
+    filled = f"{rank:.1f} directions of at most {most:.0f}" if most else f"{rank:.1f} directions"
+    found = f"at step {row['step']:,}, the last that was measured, the teacher's class tokens fill {filled}"
+    found += f", and different photographs have a mean cosine of {cosine:.2f}" if cosine is not None else ""
+    if rank >= LEAST_RANK and (cosine is None or cosine <= MOST_COSINE):
+        return f"The features are spread out: {found}.", ""
+    if row["epoch"] > warmup_epochs:
+        advice = "The backbone hardly tells photographs apart. What helps is to lower --optim.learning-rate or "
+        return f"The features have collapsed: {found}.", f"{advice}--loss.coeff, or to raise --train.batch."
+    advice = f"An untrained backbone begins like this; if it stays so after the warm-up ({warmup_epochs:g} epochs), "
+    return f"All photographs still look nearly alike to the backbone: {found}.", f"{advice}something is wrong."
+
+
+def probes_told(probes: Sequence[dict[str, Any]]) -> str:
+    """The accuracy that was measured last while training went on, beside the first; "" without probes."""
+    if not probes:
+        return ""
+    last = probes[-1]
+    first = next(row for row in probes if row["shots"] == last["shots"])
+    told = f"While it was trained, the teacher reached {accuracy(last)} with {last['shots']} "
+    told += f"shot{'s' if last['shots'] > 1 else ''} at step {last['step']:,}"
+    if first is last:
+        return f"{told}."
+    begun = "before the first step" if first["step"] == 0 else f"at step {first['step']:,}"
+    return f"{told}, after {accuracy(first)} {begun}."
+
+
+def accuracy(row: dict[str, Any]) -> str:
+    """A probe's accuracy with its interval."""
+    return f"{100 * row['accuracy']:.1f}{SPACE}±{SPACE}{percent(row['interval'])}"
+
+
+def speed(metrics: Sequence[dict[str, Any]]) -> str:
+    """How fast training was, and how much of its time went into waiting for data."""
+    speeds = [row["images_per_second"] for row in metrics if row.get("images_per_second")]
+    shares = [row["data_wait"] for row in metrics if row.get("data_wait") is not None]
+    told = []
+    if speeds:
+        told.append(f"took {median(speeds):,.0f} images a second in the median")
+    if shares:
+        told.append(f"waited for data {percent(mean(shares))} of the time")
+    if not told:
+        return "How fast training was is not known."
+    hint = " More --reader.workers or a faster disk would speed it up."
+    return f"Training {' and '.join(told)}.{hint if shares and mean(shares) > MUCH_WAITING else ''}"
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +11,11 @@ import torch
 import tyro
 from torch import Tensor
 
+from umbel.augment.own_policy import Policy, policy_name
+from umbel.augment.policy import POLICIES
 from umbel.augment.sheet import views_sheet
 from umbel.augment.views import GLOBAL_VIEWS, INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views, ViewsConfig
-from umbel.config import read_recipe
+from umbel.config import from_values, nearest, read_recipe, recipe_names
 from umbel.data.decode import decode
 from umbel.data.index import find_shards, open_shards
 from umbel.data.photograph import BadPhotographError, find_photographs, read_photograph
@@ -23,6 +25,7 @@ from umbel.random_stream import Purpose, stream
 from umbel.run import UserError, say
 
 SOFTWARE = "umbel views"
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class ViewsSheetConfig:
     """Photographs on the sheet."""
     seed: int = 0
     """Seed of the photographs and of the views."""
+    policies: tuple[str, ...] = ()
+    """Policies to compare on the same boxes, each by its name or by a recipe that has it."""
     views: ViewsConfig = field(default_factory=ViewsConfig)
 
     def recipe_values(self) -> tuple[str, dict[str, Any]]:
@@ -51,27 +56,42 @@ def run(config: ViewsSheetConfig) -> None:
     """Write the sheet.
 
     Raises:
-        UserError: no photographs, or a damaged one.
+        UserError: no photographs, or a damaged one; no such policy, or one that needs larger views.
     """
     if config.count < 1:
         raise UserError(f"--count must be at least 1, not {config.count}.")
     if config.seed < 0:
         raise UserError(f"--seed must not be negative, but is {config.seed}.")
     check_picture(config.out, SOFTWARE)
+    policies = {name: policy_called(name) for name in config.policies}
+    policies = policies or {policy_name(config.views.policy): config.views.policy}
+    try:
+        settings = [replace(config.views, policy=policy) for policy in policies.values()]
+    except ValueError as error:
+        raise UserError(f"--policies: {error}.") from error
+    makers = [Views(s, seed=config.seed, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=CPU) for s in settings]
     photographs = choose_photographs(config.data, config.count, config.seed)
-    cpu = torch.device("cpu")
-    views = Views(config.views, seed=config.seed, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=cpu)
-    total = GLOBAL_VIEWS + config.views.local_views
-    all_draws, all_views = [], []
-    for position, photograph in enumerate(photographs):
-        size = np.array([photograph.shape[1:]])
-        draws = [views.draw(size, np.array([0]), np.array([position]), view) for view in range(total)]
-        sides = [config.views.global_size] * GLOBAL_VIEWS + [config.views.local_size] * config.views.local_views
-        all_draws.append(draws)
-        all_views.append([views.make(photograph[None], [d], s)[0] for d, s in zip(draws, sides, strict=True)])
-    sheet = views_sheet(photographs, all_draws, all_views)
+    sheet = views_sheet(photographs, dict(zip(policies, makers, strict=True)))
     save_picture(sheet, config.out, SOFTWARE)
-    say(f"{config.out}: {len(photographs)} photographs with {total} views each, policy {config.views.policy}.")
+    total = GLOBAL_VIEWS + config.views.local_views
+    named = "policy" if len(policies) == 1 else "policies"
+    say(f"{config.out}: {len(photographs)} photographs with {total} views each, {named} {', '.join(policies)}.")
+
+
+def policy_called(name: str) -> Policy:
+    """A policy's name, or the policy of a recipe.
+
+    Raises:
+        UserError: neither a policy nor a recipe.
+    """
+    if name in POLICIES:
+        return name
+    if not name.endswith((".yaml", ".yml")) and name not in recipe_names():
+        known = nearest(name, [*POLICIES, *recipe_names()])
+        raise UserError(f"--policies: '{name}' is neither a policy ({', '.join(POLICIES)}) nor a recipe{known}.")
+    asked = ViewsSheetConfig(data="", recipe=name)
+    label, values = asked.recipe_values()
+    return from_values(asked, values, label).views.policy
 
 
 def choose_photographs(data: str, count: int, seed: int) -> list[Tensor]:

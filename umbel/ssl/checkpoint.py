@@ -102,3 +102,9 @@ def remove_old(folder: Path, *, keep_last: int, keep_every: int) -> None:
         doomed = path.with_name(f".{path.name}.removed")
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a kill in the middle of a save or a removal left, so that it takes no room."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)

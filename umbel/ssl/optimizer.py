@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
+from umbel.backbones.family import family_of
 from umbel.ssl.network import Network
 from umbel.ssl.schedules import cosine, scaled_learning_rate, warmup_cosine
 
@@ -30,11 +33,11 @@ class OptimConfig:
     layer_decay: float = 0.9
     """Learning rate multiplier from a block to the one below."""
     patch_embed_multiplier: float = 0.2
-    """Further multiplier of the patch embedding's learning rate."""
+    """Further multiplier of the patch embedding's learning rate; a ConvNeXt's is its stem."""
     clip: float = 3.0
     """Greatest gradient norm, for backbone and head each; 0: no clipping."""
     drop_path: float = 0.2
-    """Stochastic depth of the student, the same in every block."""
+    """Stochastic depth of the student: share of the rows that each residual branch of every block leaves out."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's averages."""
 
@@ -48,28 +51,61 @@ class OptimConfig:
             raise ValueError("optim.teacher_momentum must lie between 0 and 1, optim.betas below 1")
 
 
+# What stands below the first block: l = 0.
+STEM = (
+    "mask_token",
+    "backbone.cls_token",
+    "backbone.reg_token",
+    "backbone.pos_embed",
+    "backbone.rope.",
+    "backbone.patch_embed.",
+    "backbone.norm_pre.",
+)
+TOKENS = ("mask_token", "backbone.cls_token", "backbone.reg_token", "backbone.pos_embed")
+# The multiplier of the patch embedding acts on a ViT's and on a ConvNeXt's first convolution with its norm.
+PATCH_EMBEDDING = ("backbone.patch_embed.", "backbone.stem.")
+
+
 def layer_of(name: str, depth: int) -> int:
-    """l of the layer-wise rate: 0 for tokens, positions and patch embedding, i + 1 for block i, depth + 1 above."""
+    """l of a ViT's layer-wise rate: 0 for tokens, positions, patch embedding; i + 1 for block i; depth + 1 above."""
     if name.startswith("backbone.blocks."):
         return int(name.split(".")[2]) + 1
-    below = ("mask_token", "backbone.cls_token", "backbone.reg_token", "backbone.pos_embed", "backbone.patch_embed.")
-    return 0 if name.startswith(below) else depth + 1
+    return 0 if name.startswith(STEM) else depth + 1
+
+
+def layers_of(student: Network) -> tuple[dict[str, int], int]:
+    """l of every parameter by its name, and the number of blocks.
+
+    A ConvNeXt's come from timm: 0 for the stem, i + 1 for block i counted through the stages (with the downsampling
+    before it), depth + 1 for the final norm; the projection head has depth + 1 too.
+    """
+    backbone = student.backbone
+    names = [name for name, _ in student.named_parameters()]
+    if family_of(backbone) != "convnext":
+        depth = len(backbone.blocks)
+        return {name: layer_of(name, depth) for name in names}, depth
+    depth = sum(len(stage.blocks) for stage in backbone.stages)
+    grouped = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+    return {name: grouped.get(name.removeprefix("backbone."), depth + 1) for name in names}, depth
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay acts: on matrices, tokens and positions; not on biases, norms and LayerScale."""
-    if name.startswith(("mask_token", "backbone.cls_token", "backbone.reg_token", "backbone.pos_embed")):
+    """Whether weight decay acts: on matrices, tokens and positions; not on biases, norms and LayerScale.
+
+    Nor on learned rotary frequencies: at zero they would tell no place from another.
+    """
+    if name.startswith(TOKENS):
         return True
-    return parameter.ndim > 1
+    return parameter.ndim > 1 and not name.startswith("backbone.rope.")
 
 
 def parameter_groups(student: Network, config: OptimConfig) -> list[dict[str, object]]:
     """Parameters of equal multiplier and decay together: few groups keep the fused step fast."""
-    depth = len(student.backbone.blocks)
+    layers, depth = layers_of(student)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
-        multiplier = config.layer_decay ** (depth + 1 - layer_of(name, depth))
-        if name.startswith("backbone.patch_embed."):
+        multiplier = config.layer_decay ** (depth + 1 - layers[name])
+        if name.startswith(PATCH_EMBEDDING):
             multiplier *= config.patch_embed_multiplier
         groups.setdefault((multiplier, decays(name, parameter)), []).append(parameter)
     return [{"params": p, "multiplier": m, "decays": d} for (m, d), p in groups.items()]
@@ -118,7 +154,23 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     return torch.nn.utils.clip_grad_norm_(list(parameters), limit or math.inf, error_if_nonfinite=False)
 
 
+def step_unless(bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Take the optimizer's step, or where `bad` (0-d, on the device) is 1 leave weights and averages as they are.
+
+    Nothing is read back: the fused kernels look at this flag themselves, as torch's gradient scaler sets it.
+    """
+    optimizer.found_inf = bad  # type: ignore[attr-defined]
+    optimizer.step()
+
+
 @torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, for all parameters at once."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float, bad: Tensor) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, for all parameters at once.
+
+    Args:
+        bad: 0-d float32 on the device: where it is 1 the teacher stays.
+    """
+    averages: Any = list(teacher.parameters())
+    # A weight on the device: one from the host would have to wait for the flag.
+    weight = (1 - momentum) * (1 - bad)
+    torch._foreach_lerp_(averages, list(student.parameters()), [weight.to(p.dtype) for p in averages])

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from torch import nn
 
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD
 from umbel.backbones import load
-from umbel.backbones.build import build, model_arguments
+from umbel.backbones.build import build, check_size, model_arguments
+from umbel.backbones.family import family_of, pooling_of
 from umbel.backbones.folder import ModelCard
 from umbel.data.index import PRETRAINING_SPLITS, ShardSet, find_shards, open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
 from umbel.data.mixing import mix_sets
+from umbel.data.order import Slices
 from umbel.machine import choose_device, choose_precision
+from umbel.rank_watch import RankWatch
+from umbel.ranks import meet, new_start, rank_0_first
 from umbel.run import UserError, refuse_overlap, refuse_within, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
+from umbel.ssl.probe_set import open_probe
 from umbel.ssl.recipe_choice import FEW_PHOTOGRAPHS, count_all
+from umbel.ssl.same_batch import other_batch
 from umbel.ssl.train import train
 
 
@@ -31,7 +39,7 @@ def run(config: PretrainConfig) -> None:
     Raises:
         UmbelError: see `umbel.ssl.train.train`; and every fault of DATA or the configuration.
     """
-    for data in (config.data, *config.mix.data):
+    for data in (config.data, *config.mix.data, *([config.probe.data] if config.probe.data else [])):
         if config.force:
             refuse_overlap(data, config.out)
         if Path(data).is_dir() and not find_shards(data):
@@ -42,11 +50,35 @@ def run(config: PretrainConfig) -> None:
         say(f"{count:,} photographs are few to start from nothing: --init with pretrained weights serves them better.")
     torch.manual_seed(config.seed)
     backbone, card = first_backbone(config)
-    # Rank 0 makes the folder and the shards, the others wait for it and find them.
-    with PartialState(cpu=config.device == "cpu").main_process_first():
-        folder = RunFolder.open(config.out, config, "pretrain", ignore=NOT_COMPARED, force=config.force)
-        shards = pretraining_shards(config, folder)
-    last = train(config, folder, shards, backbone, card)
+    state = meet(cpu=config.device == "cpu")
+    slices = Slices(
+        micro_batch=config.train.batch,
+        rank=state.process_index,
+        world_size=state.num_processes,
+        accumulation=config.train.accumulation,
+    )
+    opening = functools.partial(
+        RunFolder.open,
+        config.out,
+        config,
+        "pretrain",
+        ignore=NOT_COMPARED,
+        force=config.force,
+        also=lambda run: other_batch(run, slices),
+    )
+    folder = rank_0_first(state, opening)
+    with RankWatch(
+        folder.path,
+        start=new_start(state.device),
+        rank=state.process_index,
+        world_size=state.num_processes,
+        timeout=config.train.timeout,
+    ) as watch:
+        # Rank 0 makes the shards, the others wait for it (no pause of theirs) and find them.
+        with state.main_process_first(), watch.paused("making and opening the shards", times=math.inf):
+            probe = open_probe(config.probe, config.out / "probe-shards", card)
+            shards = pretraining_shards(config, folder)
+        last = train(config, folder, shards, backbone, card, slices, watch, probe)
     say(f"done: {last / 'backbone'} (timm folder); `umbel export {config.out}` copies and tests it.")
 
 
@@ -71,22 +103,33 @@ def first_backbone(config: PretrainConfig) -> tuple[Any, ModelCard]:
     """The backbone that training starts from, and how timm builds it.
 
     A pretrained backbone keeps its own mean and deviation: its weights expect them.
+
+    Raises:
+        UserError: a backbone that cannot be trained, or not with these settings.
     """
     size = config.views.global_size
     if config.init is None:
         backbone: Any = build(config.backbone, size)
         name, arguments = config.backbone.name, model_arguments(config.backbone, size)
         mean, std = INAT_PLANTAE_MEAN, INAT_PLANTAE_STD
+        if family_of(backbone) == "convnext":
+            say(f"{name} is a ConvNeXt: backbone.registers and backbone.layer_scale do not apply to it.")
     else:
         loaded = load(config.init, any_size=True)
         backbone, name, arguments = loaded.model, loaded.card.architecture, loaded.card.arguments
         mean, std = loaded.card.mean, loaded.card.std  # type: ignore[assignment]
         say(f"starting from {loaded.source}; its mean {mean} and deviation {std} are kept.")
-    check_backbone(backbone, config.init or name, config.optim.drop_path)
-    patch = backbone.patch_embed.patch_size[0]
+    check_backbone(
+        backbone,
+        config.init or name,
+        drop_path=config.optim.drop_path,
+        masked_views=config.masks.views,
+        patch_weight=config.loss.patch_weight,
+    )
     for view, side in (("global", size), ("local", config.views.local_size)):
-        if side % patch:
-            raise UserError(f"views.{view}_size {side} is not a multiple of the backbone's patch of {patch} px.")
+        check_size(backbone, config.init or name, view, side)
+    if config.init is not None and family_of(backbone) != "convnext":
+        arguments = take_class_token(backbone, arguments)
     card = ModelCard(
         architecture=name,
         arguments=arguments,
@@ -94,9 +137,27 @@ def first_backbone(config: PretrainConfig) -> tuple[Any, ModelCard]:
         mean=mean,
         std=std,
         num_features=backbone.num_features,
-        global_pool=str(arguments.get("global_pool", "token")),
+        global_pool=pooling_of(backbone),
+        first_conv=backbone.pretrained_cfg["first_conv"],
+        classifier=backbone.pretrained_cfg["classifier"],
     )
     return backbone, card
+
+
+def take_class_token(backbone: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Let a loaded ViT's feature be its class token, which is what training shapes; returns timm's arguments for it.
+
+    The grid of its positions is written down too: timm knows it by the name, and not by a folder of ours.
+    """
+    arguments = {"img_size": list(backbone.patch_embed.img_size)} | arguments
+    if backbone.global_pool == "token":
+        return arguments
+    say(f"its feature is the class token from now on; it was made by the pooling {backbone.global_pool or 'none'}.")
+    # The final norm stays before or after the pooling, where its weights have their name.
+    norm_after = "use_fc_norm" if family_of(backbone) == "eva" else "fc_norm"
+    arguments = arguments | {"global_pool": "token", norm_after: not isinstance(backbone.fc_norm, nn.Identity)}
+    backbone.reset_classifier(0, "token")
+    return arguments
 
 
 def pretraining_shards(config: PretrainConfig, folder: RunFolder) -> ShardSet:

@@ -15,10 +15,11 @@ from umbel.coding_rate import Covariance
 from umbel.config import read_recipe
 from umbel.data.mixing import MixConfig
 from umbel.data.reader import ReaderConfig
-from umbel.machine import DeviceChoice, PrecisionChoice
+from umbel.machine import CompileChoice, DeviceChoice, PrecisionChoice
 from umbel.ssl.head import HeadConfig
 from umbel.ssl.masking import MaskConfig
 from umbel.ssl.optimizer import OptimConfig
+from umbel.ssl.probe_set import ProbeConfig
 
 # Settings that may change when a run is continued: where it runs and lies, not what it computes.
 NOT_COMPARED = (
@@ -28,11 +29,16 @@ NOT_COMPARED = (
     "device",
     "force",
     "mix.data",
+    "probe",
     "reader.workers",
     "reader.unreadable_shards",
     "reader.timeout",
     "reader.cache_gib",
     "reader.allow_pipe",
+    "train.batch",  # the global batch is: umbel.ssl.same_batch
+    "train.accumulation",
+    "train.compile",
+    "train.timeout",
     "train.log_every",
     "train.save_every",
     "train.save_minutes",
@@ -72,6 +78,12 @@ class TrainConfig:
     """Passes over the photographs."""
     precision: PrecisionChoice = "auto"
     """float32 or bf16 (matrix products; losses stay in float32); auto: bf16 where it is native."""
+    activation_checkpointing: bool = False
+    """Compute blocks again in the backward pass: about a third slower, much less memory."""
+    compile: CompileChoice = "auto"
+    """Compile the blocks: on, off, or auto: where it pays."""
+    timeout: float = 600.0
+    """Seconds without progress of any rank after which a run counts as hung."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
     save_every: int = 500
@@ -87,8 +99,10 @@ class TrainConfig:
         for name in ("batch", "accumulation", "log_every", "save_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 < self.epochs < math.inf or not self.save_minutes > 0 or self.keep_every < 0:
-            raise ValueError("train.epochs and train.save_minutes must be positive, train.keep_every not negative")
+        if not 0 < self.epochs < math.inf or not self.save_minutes > 0 or not self.timeout > 0:
+            raise ValueError("train.epochs, train.save_minutes and train.timeout must be positive")
+        if self.keep_every < 0:
+            raise ValueError(f"train.keep_every must not be negative, but is {self.keep_every}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +132,7 @@ class PretrainConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
 
     def __post_init__(self) -> None:
         if self.seed < 0:

@@ -9,9 +9,8 @@ from umbel.config import read_recipe
 from umbel.data.folder import read_folder
 from umbel.data.index import PRETRAINING_SPLITS, find_shards, open_shards
 from umbel.data.reader import ReaderConfig
-from umbel.machine import GIB, choose_device, device_memory, matmul_rate
+from umbel.machine import GIB, choose_device, device_memory
 from umbel.run import UserError, duration, say
-from umbel.ssl.network import Network
 
 if TYPE_CHECKING:
     from umbel.ssl.pretrain_config import PretrainConfig
@@ -70,36 +69,13 @@ def choose_recipe(config: PretrainConfig) -> str:
     return name
 
 
-def step_operations(network: Network, config: PretrainConfig) -> float:
-    """Floating-point operations of a training step for one photograph (a multiply-add counts 2), drop path apart.
+def say_estimate(photographs: float, operations: float, rate: float, *, device: str) -> None:
+    """Print how long the given number of photographs will take, and what the estimate rests on.
 
-    Student forward and backward count 3 times the forward, the teacher's forward once; the head is counted for class
-    tokens and the expected masked patches.
+    Args:
+        operations: floating-point operations of a training step for one photograph.
+        rate: operations a second of the device in a matrix product.
     """
-    views, masks = config.views, config.masks
-    patch = int(network.backbone.patch_embed.patch_size[0])
-    prefix, width = int(network.backbone.num_prefix_tokens), int(network.backbone.num_features)
-    block_weights = sum(int(p.numel()) for p in network.backbone.blocks.parameters() if p.ndim > 1)
-    depth = len(network.backbone.blocks)
-    head_weights = sum(p.numel() for p in network.head.parameters() if p.ndim > 1)
-
-    def forward(side: int) -> float:
-        patches = (side // patch) * (side // patch)
-        tokens = patches + prefix
-        attention = 4.0 * depth * tokens * tokens * width
-        return 2.0 * tokens * block_weights + attention + 2.0 * patches * 3 * patch * patch * width
-
-    masked = 2 * masks.views * (sum(masks.ratio) / 2) * (views.global_size // patch) ** 2
-    student = 2 * forward(views.global_size) + views.local_views * forward(views.local_size)
-    student += 2.0 * head_weights * (2 + views.local_views + masked)
-    teacher = 2 * forward(views.global_size) + 2.0 * head_weights * (2 + masked)
-    return 3 * student + teacher
-
-
-def say_estimate(network: Network, config: PretrainConfig, photographs: float, *, device: str, precision: str) -> None:
-    """Print how long the given number of photographs will take, and what the estimate rests on."""
-    operations = step_operations(network, config)
-    rate = matmul_rate(device, precision)
     seconds = photographs * operations / (rate * STEP_EFFICIENCY[device])
     say(
         f"about {duration(seconds)} to go: {photographs:,.0f} photographs at {operations / 1e9:.2f} GFLOP each; "

@@ -11,112 +11,66 @@ import gc
 import math
 import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from torch import Tensor
 
 from umbel.augment.views import Views
+from umbel.backbones.family import stride_of
 from umbel.backbones.folder import ModelCard
-from umbel.data.batch import Batch
 from umbel.data.index import ShardSet
 from umbel.data.order import CursorSampler, Slices
 from umbel.data.training import TrainingDataset
 from umbel.data.workers import training_batches
-from umbel.machine import choose_attention, choose_workers, peak_memory
+from umbel.machine import choose_attention, choose_compile, choose_workers, matmul_rate
 from umbel.random_stream import Purpose, stream
-from umbel.run import EXIT_INTERRUPTED, EXIT_REQUEUE, Bar, Stopped, TrainingError, UserError, rank, say
+from umbel.rank_watch import PAUSE, RankWatch
+from umbel.run import Bar, Stopped, TrainingError, UserError, rank, say
 from umbel.run_folder import RunFolder
-from umbel.ssl.checkpoint import latest_checkpoint, load_checkpoint, remove_old, save_checkpoint
-from umbel.ssl.losses import image_loss, patch_weights, weighted_patch_loss
-from umbel.ssl.masking import draw_masks
+from umbel.ssl.agreement import Agreement
+from umbel.ssl.checkpoint import latest_checkpoint, load_checkpoint, remove_old, remove_unfinished, save_checkpoint
+from umbel.ssl.feed import AddMasks, MaskedBatch, to_device
+from umbel.ssl.health import MEASURES, gradient_norms, health
+from umbel.ssl.losses import image_loss, weighted_patch_loss
+from umbel.ssl.meter import Meter
 from umbel.ssl.network import Network, set_attention
-from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, update_teacher
+from umbel.ssl.operations import step_operations
+from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, step_unless, update_teacher
 from umbel.ssl.pretrain_config import PretrainConfig
+from umbel.ssl.probe_set import ProbeSet
 from umbel.ssl.recipe_choice import say_estimate
+from umbel.ssl.same_batch import batch_facts
+from umbel.ssl.signals import StopSignals, no_garbage_collection
+from umbel.ssl.teacher_probe import probe_teacher
 
 BAD_STEPS_IN_A_ROW = 3
 TERMS = ("loss", "image_loss", "compression", "expansion", "patch_loss", "grad_norm_backbone", "grad_norm_head")
 
 
-@dataclass(kw_only=True)
-class MaskedBatch:
-    """A micro-batch with the masks of its global views, as the data workers hand it over."""
-
-    batch: Batch
-    masks: Tensor  # (2B, P) bool
-    masked: Tensor  # (M,) int64, flat indices of the masked patches
-    weights: Tensor  # (M,) float32, their weights in the patch loss
-
-    def pin_memory(self) -> MaskedBatch:
-        """Called by the DataLoader where batches go to a GPU."""
-        self.batch.pin_memory()
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class AddMasks:
-    """Draws a micro-batch's masks in the data workers; its place in the global batch follows from its cursors."""
-
-    config: PretrainConfig
-    slices: Slices
-    grid: tuple[int, int]
-
-    def __call__(self, batch: Batch) -> MaskedBatch:
-        step, first = divmod(int(batch.cursor[0]), self.slices.global_batch)
-        masks = torch.from_numpy(
-            draw_masks(
-                self.config.masks,
-                seed=self.config.seed,
-                step=step,
-                global_batch=self.slices.global_batch,
-                rows=range(first, first + len(batch.cursor)),
-                grid=self.grid,
-            )
-        )
-        masked = masks.flatten().nonzero().squeeze(1)
-        return MaskedBatch(batch=batch, masks=masks, masked=masked, weights=patch_weights(masks))
-
-
-class StopSignals:
-    """Remembers SIGINT, SIGTERM and SIGUSR2, so that the loop can save before it stops."""
-
-    EXIT_CODES: ClassVar = {
-        signal.SIGINT: EXIT_INTERRUPTED,
-        signal.SIGTERM: EXIT_REQUEUE,
-        signal.SIGUSR2: EXIT_REQUEUE,
-    }
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-
-    def __enter__(self) -> StopSignals:
-        self._before = {number: signal.signal(number, self._remember) for number in self.EXIT_CODES}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice: at once, from the last checkpoint
-        self.received = signal.Signals(number)
-
-
-def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: Any, card: ModelCard) -> Path:
+def train(
+    config: PretrainConfig,
+    run: RunFolder,
+    shards: ShardSet,
+    backbone: Any,
+    card: ModelCard,
+    slices: Slices,
+    watch: RankWatch,
+    probe: ProbeSet | None = None,
+) -> Path:
     """Train to the end, from the newest checkpoint if there is one; returns the last checkpoint.
 
     Args:
         config: fully resolved: no `auto`.
-        backbone: a timm ViT with its first weights; it becomes the student.
+        backbone: a timm ViT or ConvNeXt with its first weights; it becomes the student.
         card: how timm builds it.
+        slices: which part of a global batch is this rank's.
+        watch: is told where this rank is.
+        probe: on what the teacher is probed now and then, on rank 0.
 
     Raises:
         Stopped: a signal came; everything is saved.
@@ -125,14 +79,12 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
     """
     # --- Devices, precision and processes
     precision = "bf16" if config.train.precision == "bf16" else "no"
-    accelerator = Accelerator(mixed_precision=precision, cpu=config.device == "cpu")
-    device = accelerator.device
-    slices = Slices(
-        micro_batch=config.train.batch,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        accumulation=config.train.accumulation,
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=config.device == "cpu",
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
+    device = accelerator.device
     steps_per_epoch = shards.epoch // slices.global_batch
     if steps_per_epoch == 0:
         raise UserError(
@@ -148,7 +100,16 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
     say(f"attention {attention.value}: {attention.reason}.")
     set_attention(backbone, fused=attention.value == "fused")
     set_seed(config.seed)
-    network = Network(backbone, config.head, config.optim.drop_path).to(device)
+    compiled = choose_compile(device.type, config.train.compile)
+    say(f"blocks compiled {compiled.value}: {compiled.reason}.")
+    network = Network(
+        backbone,
+        config.head,
+        config.optim.drop_path,
+        masking=config.masks.views > 0,
+        checkpoint_activations=config.train.activation_checkpointing,
+        compile_blocks=compiled.value == "on",
+    ).to(device)
     teacher = copy.deepcopy(network).eval().requires_grad_(False)
     student = accelerator.prepare_model(network.train())
     optimizer = build_optimizer(network, config.optim)
@@ -157,19 +118,23 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
 
     # --- Where it stands
     step = 0
+    if accelerator.is_main_process:
+        remove_unfinished(run.checkpoints)
     newest = latest_checkpoint(run.checkpoints)
     if newest is not None:
         step = load_checkpoint(newest, student=network, teacher=teacher, optimizer=optimizer, device=device)
         say(f"continuing from {newest}, step {step} of {total_steps}.")
-    run.note_start(step, data=shards.fingerprint())
-    run.cut_back("metrics", step)
+    run.note_start(step, data=shards.fingerprint(), **batch_facts(slices))
+    for name in ("metrics", "bad_steps", "probes"):
+        run.cut_back(name, step)
+    accelerator.wait_for_everyone()
     bad_keys = {row["key"] for row in run.read_log("bad_photographs")}
     bad_found = len(bad_keys) if rank() == 0 else 0  # by this rank; those of earlier starts count on rank 0
-    bad_steps = bad_in_a_row = 0
+    bad_steps = len({row["step"] for row in run.read_log("bad_steps")})
+    bad_in_a_row = 0
 
     # --- Data and views
-    patch = backbone.patch_embed.patch_size[0]
-    side = config.views.global_size // patch
+    side = config.views.global_size // stride_of(backbone)
     workers = choose_workers(config.reader.workers, accelerator.num_processes)
     dataset = TrainingDataset(
         shards,
@@ -181,7 +146,7 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
     loader = training_batches(
         dataset,
         CursorSampler(slices, first=step, last=total_steps),
-        collate=AddMasks(config=config, slices=slices, grid=(side, side)),
+        collate=AddMasks(config=config.masks, seed=config.seed, slices=slices, grid=(side, side)),
         workers=int(workers.value),
         pin=device.type == "cuda",
         timeout=config.reader.timeout,
@@ -193,36 +158,71 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
         f"accumulated), {steps_per_epoch} steps an epoch, {total_steps} steps; "
         f"the coding rate sees m = {slices.micro_batch * slices.world_size}."
     )
-    if rank() == 0 and step < total_steps:
-        left = (total_steps - step) * slices.global_batch / slices.world_size
-        say_estimate(network, config, left, device=device.type, precision=config.train.precision)
+    operations = step_operations(network, config)
+    rate = matmul_rate(device.type, config.train.precision)
+    left = (total_steps - step) * slices.global_batch / slices.world_size
+    say_estimate(left, operations.executed, rate, device=device.type)
+
+    probe_every = config.probe.steps(steps_per_epoch, total_steps)
+    if probe is not None:
+        reason = "as asked" if config.probe.every_epochs else "one an epoch, twenty at most"
+        say(f"probe every {probe_every} steps: {reason}.")
 
     # --- The loop
-    def save() -> Path:
-        path = run.checkpoints / f"step-{step:08d}"
-        if accelerator.is_main_process:
-            save_checkpoint(
-                run.checkpoints, step=step, student=network, teacher=teacher, optimizer=optimizer, card=card
-            )
-            remove_old(run.checkpoints, keep_last=config.train.keep_last, keep_every=config.train.keep_every)
-        accelerator.wait_for_everyone()
-        return path
+    def save() -> None:
+        watch.at(f"step {step}: the checkpoint")
+        with meter.aside():
+            if accelerator.is_main_process:
+                with watch.paused(f"step {step}: saving the checkpoint"):
+                    save_checkpoint(
+                        run.checkpoints, step=step, student=network, teacher=teacher, optimizer=optimizer, card=card
+                    )
+                    remove_old(run.checkpoints, keep_last=config.train.keep_last, keep_every=config.train.keep_every)
+            accelerator.wait_for_everyone()
 
-    sums, good_steps = torch.zeros(len(TERMS), device=device), 0
-    saved = time.monotonic()
-    logged_step, logged_time, waited = step, time.perf_counter(), 0.0
+    def probe_now() -> None:
+        if probe is None or (step % probe_every and step != total_steps):
+            return
+        with meter.aside(), watch.paused(f"step {step}: probing the teacher"):
+            found = probe_teacher(
+                probe,
+                teacher.backbone,
+                device=device.type,
+                workers=int(workers.value),
+                stop=lambda: stop.received is not None,
+            )
+        if found is not None:
+            run.log("probes", {"step": step, "epoch": step / steps_per_epoch} | found)
+
+    sums, good_steps = torch.zeros(len(TERMS), device=device), torch.zeros((), device=device)
+    recent: dict[int, tuple[Tensor, list[int]]] = {}  # terms and samples of steps whose outcome is not read yet
+    agreement = Agreement(device)
+    first, saved = step, time.monotonic()
+    meter = Meter(
+        step=step,
+        batch=slices.global_batch,
+        world_size=slices.world_size,
+        nominal=operations.nominal,
+        executed=operations.executed,
+        rate=rate,
+        device=device.type,
+    )
     bar = Bar("pretraining", total_steps, done=step)
-    with StopSignals() as stop, no_garbage_collection(), bar, loader as batches:
+    with StopSignals() as stop, no_garbage_collection(), bar, loader as from_workers:
+        batches = to_device(from_workers, device)
+        if all(row["step"] != step for row in run.read_log("probes")):
+            probe_now()
         while step < total_steps:
             schedule.apply(optimizer, step)
             # Drop path draws from torch's generator; seeding it by step makes a continued run equal to a whole one.
             torch.manual_seed(int(stream(config.seed, step, Purpose.MODEL, view=slices.rank).integers(2**62)))
+            logging = (step + 1) % config.train.log_every == 0 or step + 1 == total_steps
             terms = torch.zeros(len(TERMS), device=device)
             samples: list[int] = []
             for micro_step in range(slices.accumulation):
-                asked = time.perf_counter()
-                item: MaskedBatch = next(batches)
-                waited += time.perf_counter() - asked
+                watch.at(f"step {step}: waiting for data")
+                with meter.waiting():
+                    item: MaskedBatch = next(batches)
                 batch = item.batch
                 samples += batch.sample.tolist()
                 for key, reason in ((shards.key(sample), reason) for sample, reason in batch.bad):
@@ -233,110 +233,131 @@ def train(config: PretrainConfig, run: RunFolder, shards: ShardSet, backbone: An
                         bad_keys.add(key)
                         bad_found += 1
                         run.log("bad_photographs", {"step": step, "key": key, "reason": reason})
-                canvas = batch.canvas.to(device, non_blocking=True)
-                globals_, locals_ = views(canvas, batch.size, batch.epoch, batch.position)
-                masks = item.masks.to(device, non_blocking=True)
-                masked = item.masked.to(device, non_blocking=True)
-                weights = item.weights.to(device, non_blocking=True)
+                # In the first step memory is found, kernels are chosen and blocks compiled.
+                watch.at(f"step {step}: forward and backward", times=PAUSE if step == first else 1.0)
+                globals_, locals_ = views(batch.canvas, batch.size, batch.epoch, batch.position)
                 with torch.no_grad(), accelerator.autocast():
-                    teacher_classes, teacher_patches = teacher(globals_, None, None, masked)
+                    seen = teacher(globals_, None, None, item.masked)
                 last = micro_step == slices.accumulation - 1
                 with contextlib.nullcontext() if last else accelerator.no_sync(student):
-                    student_classes, student_patches = student(globals_, locals_, masks, masked)
+                    own = student(globals_, locals_, item.masks, item.masked)
                     image, compression, expansion = image_loss(
-                        student_classes,
-                        teacher_classes,
+                        own.classes,
+                        seen.classes,
                         eps=config.loss.eps,
                         coeff=config.loss.coeff,
                         center_with_teacher=config.loss.center_with_teacher,
                         covariance=config.loss.covariance,
                     )
-                    patches = weighted_patch_loss(student_patches, teacher_patches, weights)
+                    patches = weighted_patch_loss(own.patches, seen.patches, item.weights)
                     loss = image + config.loss.patch_weight * patches
                     accelerator.backward(loss / slices.accumulation)
                 found = torch.stack([loss, image, compression, expansion, patches]).detach()
                 terms[:5] += found / slices.accumulation
+            parts, part_norms = gradient_norms(network) if logging else ([], terms)
             terms[5] = clip_gradients(backbone_parameters, config.optim.clip)
             terms[6] = clip_gradients(head_parameters, config.optim.clip)
 
-            # One small reduction tells all ranks: is the step good, stop, how many photographs are bad, is a save due.
-            status = torch.stack(
-                [
-                    (~terms.isfinite().all()).float(),
-                    terms.new_tensor(float(stop.received is not None)),
-                    terms.new_tensor(float(bad_found)),
-                    terms.new_tensor(float(rank() == 0 and time.monotonic() - saved > 60 * config.train.save_minutes)),
-                ]
+            watch.at(f"step {step}: the outcome")
+            # Where a term of any rank is not finite the step changes nothing; the host learns of it below.
+            bad = agreement.add(
+                step + 1,
+                terms,
+                stopping=stop.received is not None,
+                save_due=rank() == 0 and time.monotonic() - saved > 60 * config.train.save_minutes,
+                bad_photographs=bad_found,
             )
-            nonfinite, stopping, bad_count, due = accelerator.reduce(status, "sum").tolist()
-            if nonfinite:
+            step_unless(bad, optimizer)
+            update_teacher(teacher, network, schedule.momentum(step), bad)
+            optimizer.zero_grad(set_to_none=True)
+            sums += torch.where(bad > 0, 0.0, terms)
+            good_steps += 1 - bad
+            step += 1
+            recent[step] = terms, samples
+
+            # What became of this step, or on a GPU of earlier ones
+            saving = step == total_steps or step % config.train.save_every == 0
+            outcomes = agreement.outcomes(all_of_them=logging or saving)
+            if any(outcome.stopping or outcome.save_due for outcome in outcomes):
+                saving = True
+                outcomes += agreement.outcomes(all_of_them=True)
+            for outcome in outcomes:
+                of_step, of_samples = recent.pop(outcome.step)
+                if not outcome.bad:
+                    bad_in_a_row = 0
+                    continue
                 bad_steps, bad_in_a_row = bad_steps + 1, bad_in_a_row + 1
-                names = [n for n, value in zip(TERMS, terms.tolist(), strict=True) if not math.isfinite(value)]
-                keys = [shards.key(sample) for sample in samples]
-                if names:
-                    run.log("bad_steps", {"step": step, "rank": slices.rank, "terms": names, "keys": keys})
+                names = [n for n, value in zip(TERMS, of_step.tolist(), strict=True) if not math.isfinite(value)]
+                keys = [shards.key(sample) for sample in of_samples]
+                own_row = {"step": outcome.step, "rank": slices.rank, "terms": names, "keys": keys}
+                rows = guilty(gather_object([own_row]))
+                for bad_row in rows if accelerator.is_main_process else ():
+                    run.log("bad_steps", bad_row)
                 if bad_in_a_row == BAD_STEPS_IN_A_ROW:
                     raise TrainingError(
-                        f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite (step {step}: "
-                        f"{', '.join(names) or 'on another rank'}; first key {keys[0]}, all in "
+                        f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite (step {outcome.step}, rank "
+                        f"{rows[0]['rank']}: {', '.join(rows[0]['terms'])}; first key {rows[0]['keys'][0]}, all in "
                         f"{run.path / 'bad_steps.jsonl'}); the last good checkpoint is "
                         f"{latest_checkpoint(run.checkpoints) or 'none'}: start again with a lower "
-                        "--optim.learning-rate."
+                        "--optim.learning-rate.",
+                        everywhere=True,
                     )
-            else:
-                bad_in_a_row = 0
-                optimizer.step()
-                update_teacher(teacher, network, schedule.momentum(step))
-                sums += terms
-                good_steps += 1
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
 
             # Log
-            if step % config.train.log_every == 0 or step == total_steps:
-                steps = step - logged_step
-                means = accelerator.reduce(sums, "mean").tolist()
-                now = time.perf_counter()
-                seconds, logged_time, logged_step = now - logged_time, now, step
+            if logging:
+                watch.at(f"step {step}: the log")
+                healthy = health(seen.tokens, own.classes, seen.classes, eps=config.loss.eps)
+                told = torch.cat([sums.double(), good_steps.double()[None], healthy])
+                told = accelerator.reduce(told, "mean").tolist()
+                means, good, healthy = told[: len(TERMS)], told[len(TERMS)], told[len(TERMS) + 1 :]
                 row: dict[str, Any] = {"step": step, "epoch": step / steps_per_epoch}
-                row |= {n: value / good_steps if good_steps else None for n, value in zip(TERMS, means, strict=True)}
+                row |= {n: value / good if good else None for n, value in zip(TERMS, means, strict=True)}
                 row |= {"learning_rate": schedule.learning_rate(step - 1), "momentum": schedule.momentum(step - 1)}
                 row |= {"weight_decay": schedule.weight_decay(step - 1), "bad_steps": bad_steps}
-                row |= {"bad_photographs": int(bad_count), "images_per_second": steps * slices.global_batch / seconds}
-                row |= {"data_wait": waited / seconds, "memory_gib": peak_memory(device.type) / 2**30}
-                sums.zero_()
-                good_steps, waited = 0, 0.0
+                row |= {"bad_photographs": outcomes[-1].bad_photographs} | meter.read(step)
+                row |= {"effective_rank_limit": min(seen.tokens.shape)} | finite(MEASURES, healthy)
+                row |= {"grad_norms": finite(parts, part_norms.tolist())}
+                sums.zero_(), good_steps.zero_()
                 if accelerator.is_main_process:
                     run.log("metrics", row)
                 note = f"loss {row['loss'] or math.nan:.4f}, {row['images_per_second']:.0f} images/s"
                 gc.collect(1)
-            bar.advance(1, note if step == logged_step else None)
+            bar.advance(1, note if logging else None)
 
             # Save and stop
-            if bad_count > config.reader.max_bad * len(shards):
-                save()
-                raise UserError(
-                    f"{int(bad_count)} of {len(shards)} photographs are damaged, more than --reader.max-bad "
-                    f"{config.reader.max_bad:g} allows; they are named in {run.path / 'bad_photographs.jsonl'}."
-                )
-            if step == total_steps or stopping or due or step % config.train.save_every == 0:
+            too_many = any(o.bad_photographs > config.reader.max_bad * len(shards) for o in outcomes)
+            if saving or too_many:
                 save()
                 saved = time.monotonic()
-            if stopping and step < total_steps:
+            if too_many:
+                raise UserError(
+                    f"{outcomes[-1].bad_photographs} of {len(shards)} photographs are damaged, more than "
+                    f"--reader.max-bad {config.reader.max_bad:g} allows; they are named in "
+                    f"{run.path / 'bad_photographs.jsonl'}.",
+                    everywhere=True,
+                )
+            if any(outcome.stopping for outcome in outcomes) and step < total_steps:
                 received = stop.received or signal.SIGTERM
                 raise Stopped(
                     f"{received.name}: saved at step {step} of {total_steps}; the same command continues.",
                     StopSignals.EXIT_CODES[received],
                 )
+            probe_now()
     return run.checkpoints / f"step-{total_steps:08d}"
 
 
-@contextlib.contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Collect at log points only: a collection in the middle of a step makes the other ranks wait."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+def guilty(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the ranks that a bad step came from: sums over ranks carry what is not finite to all of them.
+
+    The gradients' norms are summed, and the expansion where covariances are; these two terms are a rank's own.
+    """
+    for terms in (("compression", "patch_loss"), TERMS[:5], TERMS):
+        found = [row for row in told if any(name in terms for name in row["terms"])]
+        if found:
+            return found
+    return told
+
+
+def finite(names: Sequence[str], values: Sequence[float]) -> dict[str, float | None]:
+    """A row's entries; null, which JSON has, for what is not finite, which it has not."""
+    return {n: value if math.isfinite(value) else None for n, value in zip(names, values, strict=True)}

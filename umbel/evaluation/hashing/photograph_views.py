@@ -27,7 +27,7 @@ class PhotographViewsConfig:
     area: tuple[float, float] = (0.4, 1.0)
     """Share of the photograph that a view covers."""
     policy: str = "plant"
-    """What follows the crop: plant (jitter, posterize, affine) or none."""
+    """What follows the crop: plant, plant-paper, dinov2 or none."""
     canvas: int = 512
     """Longer side of a decoded photograph in pixels."""
     batch: int = 64
