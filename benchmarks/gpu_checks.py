@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
 import torch
-from gpu_context import Context, SkippedError
+from gpu_context import Context
 from gpu_rows import Row, flat_gradient, full_float32, joined_error, relative, row
 from step import Seen, TrainingStep, random_views
 from torch import Tensor
 
 from umbel.backbones.build import build
 from umbel.ssl.network import Network, set_attention
-from umbel.ssl.optimizer import clip_gradients
+from umbel.ssl.optimizer import clip_gradients, step_unless
 
 BATCH = 8
 
@@ -92,7 +91,7 @@ def compiled(context: Context) -> list[Row]:
         torch._dynamo.reset()
         counters.clear()
         expected_terms, expected_gradient, *_ = taken(context, kind, context.device)
-        terms, gradient, step, seen = taken(context, kind, context.device, compiled=True)
+        terms, gradient, step, seen = taken(context, kind, context.device, compile_blocks=True)
         rows.append(row(f"compiled blocks, {kind}: loss terms", relative(terms, expected_terms), tolerance))
         rows.append(row(f"compiled blocks, {kind}: gradients", relative(gradient, expected_gradient), tolerance))
         before = counters["stats"]["unique_graphs"]
@@ -107,8 +106,6 @@ def compiled(context: Context) -> list[Row]:
 
 def checkpointing(context: Context) -> list[Row]:
     """Activations computed anew in the backward pass against kept ones, with drop path."""
-    if "checkpoint_activations" not in inspect.signature(Network).parameters:
-        raise SkippedError("this Umbel has no activation checkpointing")
     full_float32()
     expected_terms, expected_gradient, *_ = taken(context, "float32", context.device, drop_path=0.2)
     terms, gradient, *_ = taken(context, "float32", context.device, drop_path=0.2, checkpoint_activations=True)
@@ -133,6 +130,7 @@ def optimizer(context: Context) -> list[Row]:
     first, second = ([torch.zeros_like(w) for w in weights] for _ in range(2))
     generator = torch.Generator().manual_seed(5)
     beta1, beta2 = config.optim.betas
+    good = torch.zeros((), device=context.device)
     momentum, norm_error = step.schedule.momentum(step.steps), 0.0
     for number in range(1, 4):
         gradients = [torch.randn(w.shape, generator=generator).double() for w in weights]
@@ -143,8 +141,8 @@ def optimizer(context: Context) -> list[Row]:
         found = float(clip_gradients(student, 3.0))
         norm_error = max(norm_error, abs(found - norm) / norm)
         gradients = [gradient * min(1.0, 3.0 / (norm + 1e-6)) for gradient in gradients]
-        step.optimizer.step()
-        step.average()
+        step_unless(good, step.optimizer)
+        step.average(good)
         for i, (gradient, group) in enumerate(zip(gradients, groups, strict=True)):
             weights[i] *= 1 - group["lr"] * group["weight_decay"]
             first[i] = beta1 * first[i] + (1 - beta1) * gradient

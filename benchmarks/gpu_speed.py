@@ -15,7 +15,7 @@ from step import TrainingStep, random_views
 from umbel.augment.policy import POLICIES
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views
 from umbel.machine import matmul_rate
-from umbel.ssl.recipe_choice import step_operations
+from umbel.ssl.operations import step_operations
 
 BATCHES = (32, 64, 128, 256)
 COMPILED_BATCHES = (64, 128, 256)
@@ -47,10 +47,7 @@ def step_speed(context: Context, model: str, batch: int, precision: str, compile
     if compiled:
         torch._dynamo.reset()
     config = context.config(model, batch)
-    # Blocks are compiled whole; drop path calls their parts.
-    step = TrainingStep(
-        config, device=context.device, precision=precision, compiled=compiled, drop_path=0.0 if compiled else None
-    )
+    step = TrainingStep(config, device=context.device, precision=precision, compile_blocks=compiled)
     seen = random_views(config, step.patch, context.device)
     seconds = measuring.in_turn(
         {"step": lambda: step(seen)}, rounds=3 if context.tiny else 15, device=context.device, warm_up=4
@@ -60,8 +57,9 @@ def step_speed(context: Context, model: str, batch: int, precision: str, compile
         "drop path": step.student.drop_path,
         "ms a step": 1e3 * median,
         "images/s": batch / median,
-        "TFLOP/s": batch * operations / median / 1e12,
-        "of matmul rate": batch * operations / median / rate,
+        "TFLOP/s": batch * operations.nominal / median / 1e12,
+        "MFU": batch * operations.nominal / median / rate,
+        "MFU executed": batch * operations.executed / median / rate,
         "slowest / median": max(seconds) / median,
     }
     if context.device.type == "cuda":

@@ -16,17 +16,19 @@ from measuring import unmarked
 from torch import Tensor, nn
 
 from umbel.backbones.build import build
+from umbel.backbones.family import stride_of
 from umbel.data.index import ShardSet
 from umbel.data.order import CursorSampler, Slices
 from umbel.data.training import TrainingDataset
 from umbel.data.workers import training_batches
 from umbel.machine import choose_attention
+from umbel.ssl.agreement import Agreement
+from umbel.ssl.feed import AddMasks, MaskedBatch
 from umbel.ssl.losses import image_loss, patch_weights, weighted_patch_loss
 from umbel.ssl.masking import draw_masks
 from umbel.ssl.network import Network, set_attention
-from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, update_teacher
+from umbel.ssl.optimizer import Schedule, build_optimizer, clip_gradients, step_unless, update_teacher
 from umbel.ssl.pretrain_config import PretrainConfig
-from umbel.ssl.train import AddMasks, MaskedBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,19 +70,10 @@ def masked_batches(
     return training_batches(
         dataset,
         CursorSampler(slices, first=0, last=10**9),
-        collate=AddMasks(config=config, slices=slices, grid=(side, side)),
+        collate=AddMasks(config=config.masks, seed=config.seed, slices=slices, grid=(side, side)),
         workers=workers,
         pin=pin,
     )
-
-
-def on_device(item: MaskedBatch, device: torch.device) -> MaskedBatch:
-    """A micro-batch's tensors on the device; sizes stay, boxes are drawn on the host."""
-    item.batch.canvas = item.batch.canvas.to(device, non_blocking=True)
-    item.masks = item.masks.to(device, non_blocking=True)
-    item.masked = item.masked.to(device, non_blocking=True)
-    item.weights = item.weights.to(device, non_blocking=True)
-    return item
 
 
 def seen_of(item: MaskedBatch, views: Any) -> Seen:
@@ -96,8 +89,7 @@ class TrainingStep:
     Args:
         drop_path: in place of the configuration's.
         backbone: fresh weights of the configuration's by default.
-        compiled: compile the blocks.
-        network: further arguments of `Network`.
+        network: further arguments of `Network`: compile_blocks, checkpoint_activations.
     """
 
     def __init__(
@@ -108,22 +100,19 @@ class TrainingStep:
         precision: str,
         drop_path: float | None = None,
         backbone: nn.Module | None = None,
-        compiled: bool = False,
         steps_per_epoch: int = 10_000,
         total_steps: int = 1_000_000,
-        **network: Any,
+        **network: bool,
     ) -> None:
         self.config, self.device, self.precision = config, device, precision
         backbone = build(config.backbone, config.views.global_size) if backbone is None else backbone
         self.attention = choose_attention(device.type, precision).value
         set_attention(backbone, fused=self.attention == "fused")
         drop_path = config.optim.drop_path if drop_path is None else drop_path
-        self.student = Network(backbone, config.head, drop_path, **network).to(device)
+        masking = config.masks.views > 0
+        self.student = Network(backbone, config.head, drop_path, masking=masking, **network).to(device)
         self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.student.train()
-        if compiled:
-            compile_blocks(self.student)
-            compile_blocks(self.teacher)
         self.optimizer = build_optimizer(self.student, config.optim)
         # With the default lengths the learning rate stays at its floor: the weights hardly move while they are timed.
         self.schedule = Schedule(
@@ -135,12 +124,13 @@ class TrainingStep:
         self.backbone_parameters = [*self.student.backbone.parameters(), self.student.mask_token]
         self.head_parameters = list(self.student.head.parameters())
         self.steps = self.bad_steps = 0
-        self.sums = torch.zeros(7, device=device)
+        self.sums, self.good_steps = torch.zeros(7, device=device), torch.zeros((), device=device)
+        self.agreement = Agreement(device)
 
     @property
     def patch(self) -> int:
         """Side of a patch in pixels."""
-        return int(self.student.backbone.patch_embed.patch_size[0])
+        return stride_of(self.student.backbone)
 
     def autocast(self) -> torch.autocast:
         """The context of forward passes."""
@@ -183,25 +173,25 @@ class TrainingStep:
         terms[5] = clip_gradients(self.backbone_parameters, self.config.optim.clip)
         terms[6] = clip_gradients(self.head_parameters, self.config.optim.clip)
         mark("clipping")
-        status = torch.stack([(~terms.isfinite().all()).float(), terms.new_tensor(0.0)])
-        bad, _ = status.tolist()
-        mark("terms and status")
-        if bad:
-            self.bad_steps += 1
-        else:
-            self.optimizer.step()
-            mark("optimizer")
-            self.average()
-            self.sums += terms
-            mark("teacher's average")
+        flags = {"stopping": False, "save_due": False, "bad_photographs": 0}
+        bad = self.agreement.add(self.steps + 1, terms, **flags)
+        mark("flags")
+        step_unless(bad, self.optimizer)
+        mark("optimizer")
+        self.average(bad)
+        mark("teacher's average")
         self.optimizer.zero_grad(set_to_none=True)
         mark("gradients freed")
+        self.sums += torch.where(bad > 0, 0.0, terms)
+        self.good_steps += 1 - bad
         self.steps += 1
+        self.bad_steps += sum(outcome.bad for outcome in self.agreement.outcomes())
+        mark("sums and outcomes")
         return terms[0]
 
-    def average(self) -> None:
-        """Move the teacher towards the student."""
-        update_teacher(self.teacher, self.student, self.schedule.momentum(self.steps))
+    def average(self, bad: Tensor) -> None:
+        """Move the teacher towards the student, unless `bad` is 1."""
+        update_teacher(self.teacher, self.student, self.schedule.momentum(self.steps), bad)
 
     def _losses(self, seen: Seen, mark: Callable[[str], None]) -> Tensor:
         taught_classes, taught_patches = self.teach(seen)
@@ -215,9 +205,3 @@ class TrainingStep:
         loss.backward()
         mark("backward")
         return torch.stack([loss, image, compression, expansion, patches]).detach()
-
-
-def compile_blocks(network: Network) -> None:
-    """Compile each transformer block by itself, in place; drop path calls a block's parts and not the block."""
-    for block in network.backbone.blocks:
-        block.compile(dynamic=False)
