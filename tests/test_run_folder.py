@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +55,27 @@ def test_the_same_configuration_continues(tmp_path: Path, other: Settings) -> No
     before = (tmp_path / "run" / "config.yaml").stat().st_mtime_ns
     open_run(tmp_path / "run", other)
     assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("lost", ["seed: 0\n", "  workers: 1\n", "inner:\n  rate: 0.5\n  workers: 1\n"])
+def test_a_run_of_before_a_setting_was_there_had_its_default(tmp_path: Path, lost: str) -> None:
+    open_run(tmp_path / "run", Settings())
+    file = tmp_path / "run" / "config.yaml"
+    assert lost in file.read_text()
+    file.write_text(file.read_text().replace(lost, ""))
+    open_run(tmp_path / "run", Settings())
+    with pytest.raises(
+        UserError, match=r"another configuration \((seed: 0 there, 4|inner\.rate: 0\.5 there, 0\.7) now"
+    ):
+        open_run(tmp_path / "run", Settings(seed=4) if "rate" not in lost else Settings(inner=Inner(rate=0.7)))
+
+
+def test_a_run_with_a_setting_that_this_umbel_does_not_have_is_refused(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", Settings())
+    with (tmp_path / "run" / "config.yaml").open("a") as file:
+        file.write("seeds: 3\n")
+    with pytest.raises(UserError, match=r"cannot continue \(.*unknown key 'seeds', did you mean 'seed'"):
+        open_run(tmp_path / "run", Settings())
 
 
 def test_another_configuration_is_refused_and_nothing_changes(tmp_path: Path, content: Content) -> None:
@@ -152,6 +176,27 @@ def test_a_second_process_is_kept_out_until_the_first_ends(tmp_path: Path, holde
     open_run(tmp_path / "run", Settings())
 
 
+def test_a_forked_child_does_not_keep_the_folder(tmp_path: Path) -> None:
+    """As the data workers of a trainer that was killed, which find out some seconds later."""
+    code = OPEN_AND_WAIT.replace("print(", "import os, time\nif not os.fork(): time.sleep(60)\nprint(os.getpid(), ")
+    arguments = [str(tmp_path / "run"), str(Path(__file__).parents[1])]
+    open_run(tmp_path / "run", Settings())
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().endswith(b" locked\n")
+        with pytest.raises(UserError, match="in use by another process"):
+            open_run(tmp_path / "run", Settings())
+        process.kill()
+        process.wait()
+        open_run(tmp_path / "run", Settings())
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the child
+        process.communicate()
+
+
 def test_force_does_not_move_a_folder_from_under_a_running_process(
     tmp_path: Path, holder: "subprocess.Popen[str]"
 ) -> None:
@@ -176,6 +221,37 @@ def test_every_start_is_noted_with_what_it_ran_on(tmp_path: Path) -> None:
     assert (told["format"], told["lasting"]) == (1, {"data": "abc"})
     assert [start["from_step"] for start in told["starts"]] == [0, 40]
     assert set(told["starts"][0]["libraries"]) == set(LIBRARIES)
+
+
+def test_facts_of_one_start_and_new_lasting_ones_are_added(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", Settings())
+    assert run.record() == {"format": 1, "lasting": {}, "starts": []}
+    run.note_start(0, data="abc")
+    run.note_start(40, data="abc", global_batch=8, now={"ranks": 2})
+    run.note_start(60, data="abc", now={"ranks": 1})
+    told = run.record()
+    assert told["lasting"] == {"data": "abc", "global_batch": 8}
+    assert [start.get("ranks") for start in told["starts"]] == [None, 2, 1]
+
+
+def test_a_difference_that_the_configuration_does_not_show(tmp_path: Path, content: Content) -> None:
+    path = tmp_path / "run"
+    kinds: dict[str, Any] = {"ignore": IGNORE, "force": False}
+    RunFolder.open(path, Settings(), "test", **kinds, also=lambda run: None)
+    before = content(path)
+    with pytest.raises(UserError) as caught:
+        RunFolder.open(path, Settings(), "test", **kinds, also=lambda run: f"has {run.path.name} for a name")
+    assert str(caught.value) == f"{path} has run for a name: choose another --out, or --force to move it aside."
+    assert content(path) == before
+    RunFolder.open(path, Settings(), "test", ignore=IGNORE, force=True, also=lambda run: "is what it is")
+    assert (tmp_path / "run.old-1" / "config.yaml").is_file()
+
+
+def test_a_log_on_a_full_disk_is_a_users_error(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", Settings())
+    (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"metrics\.jsonl could not be written \(No space left on device\): make room"):
+        run.log("metrics", {"step": 1})
 
 
 def test_other_data_is_refused(tmp_path: Path, content: Content) -> None:

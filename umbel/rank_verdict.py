@@ -104,8 +104,9 @@ class RankVerdict:
         if silent:
             cause = "stopped, or the machine or its way to the run folder is dead"
             return Verdict(f"no sign of life {since} from {self.names(silent)}: {cause}; {CONTINUE}", True)
-        fewest = min(self.notes[rank].moves for rank in self.present)
-        behind = [rank for rank in self.present if self.notes[rank].moves == fewest]
+        # Others wait for who is behind; of those that have come as far, for who asked for a pause.
+        order = {rank: (self.notes[rank].moves, -self.notes[rank].limit) for rank in self.present}
+        behind = [rank for rank in self.present if order[rank] == min(order.values())]
         stands = "stands" if len(behind) == 1 else "stand"
         places = " and ".join(sorted({self.notes[rank].where for rank in behind}))
         return Verdict(f"no progress {since}: {self.names(behind)} {stands} at {places}; {CONTINUE}", True)

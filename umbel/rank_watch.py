@@ -199,6 +199,8 @@ def _in_words(error: BaseException) -> str:
     """An error as a part of a sentence."""
     if isinstance(error, UmbelError):
         return str(error).rstrip(".")
+    if isinstance(error, KeyboardInterrupt):
+        return "it was interrupted"
     first = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 

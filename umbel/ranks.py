@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from accelerate import PartialState
 
-from umbel.run import EXIT_BUG, EXIT_DONE, TrainingError, UmbelError
+from umbel.run import EXIT_BUG, EXIT_DONE, TrainingError, UmbelError, duration
 
 MEETING = timedelta(minutes=10)
 """In which all ranks must have come, and rank 0 opened the run folder."""
@@ -36,7 +36,7 @@ def meet(*, cpu: bool) -> PartialState:
     except torch.distributed.DistError as error:
         first = str(error).splitlines()[0].rstrip(".")
         raise TrainingError(
-            f"not all ranks came within {MEETING.seconds / 60:.0f} min ({first}): see what the others say, "
+            f"not all ranks came within {duration(MEETING.total_seconds())} ({first}): see what the others say, "
             "and whether MASTER_ADDR can be reached from each machine."
         ) from error
 

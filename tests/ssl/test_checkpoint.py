@@ -17,7 +17,14 @@ from umbel.backbones.build import BackboneConfig, build, model_arguments
 from umbel.backbones.folder import ModelCard
 from umbel.run import UserError
 from umbel.ssl import checkpoint
-from umbel.ssl.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint, remove_old, save_checkpoint
+from umbel.ssl.checkpoint import (
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    remove_old,
+    remove_unfinished,
+    save_checkpoint,
+)
 from umbel.ssl.head import HeadConfig
 from umbel.ssl.network import Network
 
@@ -60,9 +67,9 @@ def save(folder: Path, step: int, these: Parts) -> Path:
     return save_checkpoint(folder, step=step, **these._asdict())
 
 
-def load(path: Path, these: Parts) -> int:
+def load(path: Path, these: Parts, device: str = "cpu") -> int:
     student, teacher, optimizer, _ = these
-    return load_checkpoint(path, student=student, teacher=teacher, optimizer=optimizer, device=torch.device("cpu"))
+    return load_checkpoint(path, student=student, teacher=teacher, optimizer=optimizer, device=torch.device(device))
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -75,11 +82,12 @@ def equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def test_everything_comes_back(tmp_path: Path, trained: Parts) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cpu:1"])  # Accelerate numbers the CPUs of several ranks
+def test_everything_comes_back(device: str, tmp_path: Path, trained: Parts) -> None:
     path = save(tmp_path, 40, trained)
     assert path.name == "step-00000040"
     other = parts(2)
-    assert load(path, other) == 40
+    assert load(path, other, device) == 40
     for name in ("student", "teacher", "optimizer"):
         assert equal(getattr(other, name).state_dict(), getattr(trained, name).state_dict()), name
 
@@ -189,6 +197,17 @@ def test_the_newest_and_every_so_many_are_kept(
         save(tmp_path, step, trained)
     remove_old(tmp_path, keep_last=keep_last, keep_every=keep_every)
     assert sorted(int(path.name.split("-")[1]) for path in tmp_path.iterdir()) == kept
+
+
+def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path, trained: Parts) -> None:
+    save(tmp_path, 5, trained)
+    for name in (".step-00000006.123.tmp", ".step-00000004.removed"):
+        (tmp_path / name / "backbone").mkdir(parents=True)
+        (tmp_path / name / "training.pt").write_bytes(b"half")
+    (tmp_path / "notes").mkdir()
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "step-00000005"]
+    remove_unfinished(tmp_path / "nowhere")
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, trained: Parts) -> None:

@@ -300,7 +300,7 @@ def test_impossible_settings_are_refused(values: dict[str, Any]) -> None:
 
 
 def test_a_bad_step_changes_neither_weights_nor_averages_nor_the_count_of_steps() -> None:
-    student = make_network().float()
+    student = small_network().float()
     teacher = copy.deepcopy(student).requires_grad_(False)
     optimizer = build_optimizer(student, OptimConfig())
     Schedule(config=OptimConfig(), global_batch=64, steps_per_epoch=1, total_steps=20).apply(optimizer, 5)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,36 +21,19 @@ from safetensors.torch import load_file
 from umbel.backbones import load
 from umbel.config import read_recipe
 
-RECIPE = """
-format: 1
-command: pretrain
-backbone: {name: vit_tiny_patch16_224, width: 32, depth: 2, heads: 2, patch: 8, registers: 2}
-head: {hidden: 64, width: 32}
-views: {global_size: 32, local_size: 16, local_views: 2}
-optim: {warmup_epochs: 1.0, drop_path: 0.2}
-reader: {canvas: 64, window: 2}
-train: {batch: 8, epochs: 8.0, precision: float32, log_every: 2, save_every: 4}
-"""
 STEPS = 32  # 36 photographs, 4 whole batches an epoch, 8 epochs
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(RECIPE)
-    return path
+def recipe(tiny: Any) -> Path:
+    found: Path = tiny.recipe
+    return found
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photographs")
-    generator = np.random.default_rng(0)
-    for number in range(36):
-        path = folder / f"species {number % 3}" / f"photo {number}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        small = generator.integers(0, 255, (6, 5 + number % 4, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((50 + number, 60)).save(path)
-    return folder
+def photographs(tiny: Any) -> Path:
+    found: Path = tiny.photographs
+    return found
 
 
 def command(*arguments: object, ranks: int = 1) -> list[str]:
@@ -70,14 +54,6 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(photographs: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = umbel("pretrain", photographs, "--out", run, "--recipe", recipe)
-    assert done.returncode == 0, done.stderr
-    return run
 
 
 def interrupt(arguments: list[object], run: Path, after_step: int, number: signal.Signals) -> int:

@@ -129,7 +129,10 @@ def check_size(model: Any, name: str, view: str, side: int) -> None:
     stride = stride_of(model)
     if side % stride:
         what = "total stride" if family_of(model) == "convnext" else "patch"
-        raise UserError(f"views.{view}_size {side} is not a multiple of the {what} of {stride} px of {name}.")
+        near = " or ".join(str(n * stride) for n in (side // stride, side // stride + 1) if n)
+        raise UserError(
+            f"views.{view}_size {side} is not a multiple of the {what} of {stride} px of {name}: choose {near}."
+        )
 
 
 @torch.no_grad()

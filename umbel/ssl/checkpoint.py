@@ -70,7 +70,9 @@ def load_checkpoint(
         UserError: unreadable, of a newer format, or of another network.
     """
     try:
-        state: Any = torch.load(path / "training.pt", map_location=device, weights_only=True)
+        # Accelerate numbers the CPUs of several ranks, and torch restores nothing to cpu:0.
+        place = torch.device("cpu") if device.type == "cpu" else device
+        state: Any = torch.load(path / "training.pt", map_location=place, weights_only=True)
         if not isinstance(state, dict) or not {"format", "step", "student", "teacher", "optimizer"} <= set(state):
             raise ValueError("it is not a checkpoint of Umbel")
     except Exception as error:

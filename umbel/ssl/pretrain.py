@@ -23,7 +23,7 @@ from umbel.data.order import Slices
 from umbel.machine import choose_device, choose_precision
 from umbel.rank_watch import RankWatch
 from umbel.ranks import meet, new_start, rank_0_first
-from umbel.run import UserError, refuse_overlap, refuse_within, say
+from umbel.run import refuse_overlap, refuse_within, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
@@ -47,7 +47,10 @@ def run(config: PretrainConfig) -> None:
     count = count_all(config)
     config = resolve(config)
     if config.init is None and count < FEW_PHOTOGRAPHS:
-        say(f"{count:,} photographs are few to start from nothing: --init with pretrained weights serves them better.")
+        say(
+            f"{count:,} photographs are few to start from nothing: pretrained weights serve them better "
+            "(--init BACKBONE, or --recipe dinov2-continue)."
+        )
     torch.manual_seed(config.seed)
     backbone, card = first_backbone(config)
     state = meet(cpu=config.device == "cpu")

@@ -78,6 +78,7 @@ def train(
         UserError: too few or too many bad photographs, an unreadable shard, or no room for a checkpoint.
     """
     # --- Devices, precision and processes
+    watch.at("the start", times=PAUSE)
     precision = "bf16" if config.train.precision == "bf16" else "no"
     accelerator = Accelerator(
         mixed_precision=precision,
