@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+import torch._dynamo
 from gpu_context import Context, SkippedError
 from gpu_rows import Row, flat_gradient, full_float32, joined_error, relative, row
 from step import Seen, TrainingStep, random_views

@@ -180,7 +180,7 @@ def policy_run(context: Context, *, policy: str, seed: int) -> list[dict[str, An
     log = context.work / "logs" / f"policies.{policy}-{seed}-umbel.log"
     recipe = recipe_file(context, config, f"policy-{policy}-{seed}")
     flags = ["--recipe", recipe, "--views.policy", policy, "--seed", seed, "--device", context.device.type]
-    flags += ["--train.epochs", 0.5 if context.tiny else POLICY_EPOCHS, "--train.save-every", 10**6]
+    flags += ["--train.epochs", 0.5 if context.tiny else POLICY_EPOCHS, "--train.save-every", 500]
     flags += ["--train.batch", 16] if context.tiny else []
     started = time.monotonic()
     context.umbel("pretrain", data, "--out", run, *flags, log=log)

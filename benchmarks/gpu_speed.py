@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import statistics
 from typing import Any
 
 import measuring
 import torch
+import torch._dynamo
 from gpu_check_data import photographs_like
 from gpu_context import Context
 from step import TrainingStep, random_views
@@ -41,11 +43,11 @@ def throughput(context: Context, *, model: str, compiled: bool) -> list[dict[str
 
 def step_speed(context: Context, model: str, batch: int, precision: str, compiled: bool, rate: float) -> dict[str, Any]:
     """A step's time and memory at one batch; networks are freed when it returns."""
+    torch._dynamo.reset()
+    gc.collect()  # networks and optimizers of the batch before hold each other
     if context.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    if compiled:
-        torch._dynamo.reset()
     config = context.config(model, batch)
     # Blocks are compiled whole; drop path calls their parts.
     step = TrainingStep(
