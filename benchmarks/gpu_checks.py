@@ -165,7 +165,7 @@ def optimizer(context: Context) -> list[Row]:
         row("gradient norm", norm_error, 1e-4),
         row("gradients after clipping", clipped_error, 1e-4),
         row("fused AdamW, change of weights in 3 steps", joined_error(changes, differences(weights, begun)), 1e-4),
-        row("the teacher's change in 3 steps", joined_error(of_teacher, differences(teacher, teacher_begun)), 1e-4),
+        row("the teacher's change in 3 steps", joined_error(of_teacher, differences(teacher, teacher_begun)), 1e-3),
     ]
 
 
