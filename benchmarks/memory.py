@@ -26,6 +26,7 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 from umbel.backbones.build import build
 from umbel.config import from_values, read_recipe, recipe_names
 from umbel.run import UserError
+from umbel.ssl.agreement import LAG, Agreement
 from umbel.ssl.network import Network, check_backbone, set_attention
 from umbel.ssl.operations import step_operations
 from umbel.ssl.optimizer import Schedule, build_optimizer
@@ -133,8 +134,10 @@ class WeightlessStep(TrainingStep):
         self.schedule = Schedule(config=config.optim, global_batch=1024, steps_per_epoch=1000, total_steps=100_000)
         self.backbone_parameters = [*student.backbone.parameters(), student.mask_token]
         self.head_parameters = list(student.head.parameters())
-        self.steps = 0
-        self.sums = torch.zeros(7)
+        self.steps = self.bad_steps = 0
+        self.sums, self.good_steps = torch.zeros(7), torch.zeros(())
+        self.agreement = Agreement(self.device)
+        self.agreement.lag = LAG["cuda"]  # outcomes are read that many steps later: here there are none to read
 
 
 def count(config: PretrainConfig, *, ranks: int = 1) -> Cost:
