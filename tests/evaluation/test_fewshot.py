@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from umbel.evaluation import fewshot
+from umbel.evaluation import centroid, fewshot
 from umbel.evaluation.fewshot import draw_support, interval, left_out_classes, nearest_centroid
 
 LABELS = np.array([0, 3, 7, 3, 0, 7, 7, 3, 0, 3, 7, 0, 3, 7, 0, 3] * 3)
@@ -60,7 +60,8 @@ def plain_draws(features: np.ndarray, labels: np.ndarray, shots: int, draws: int
 def test_the_rest_of_the_set_as_queries_equals_the_plain_loop(
     shots: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fewshot, "CHUNK", chunk)
+    for module in (centroid, fewshot):
+        monkeypatch.setattr(module, "CHUNK", chunk)
     features = random_features(len(LABELS), labels=LABELS)
     got = nearest_centroid(features, LABELS, shots=shots, draws=7, seed=3)
     want = [plain(support, rest) for support, rest in plain_draws(features, LABELS, shots, 7, 3)]
@@ -72,7 +73,8 @@ def test_the_rest_of_the_set_as_queries_equals_the_plain_loop(
 
 @pytest.mark.parametrize("chunk", [1, 200, 1 << 22])
 def test_separate_queries_equal_the_plain_loop(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fewshot, "CHUNK", chunk)
+    for module in (centroid, fewshot):
+        monkeypatch.setattr(module, "CHUNK", chunk)
     asked_labels = np.array([0, 3, 7] * 11)
     both = random_features(len(LABELS) + 33, labels=np.concatenate([LABELS, asked_labels]))
     features, asked = both[: len(LABELS)], both[len(LABELS) :]
