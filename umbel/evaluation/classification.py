@@ -68,18 +68,16 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, *, seed: int = 
     return Estimate(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
-def class_rows(truth: np.ndarray, right: np.ndarray, support: np.ndarray) -> list[ClassRow]:
-    """The table of classes.
+def class_rows(asked: np.ndarray, right: np.ndarray, support: np.ndarray) -> list[ClassRow]:
+    """The table of the classes that were asked for.
 
     Args:
-        truth: (Q,) classes; right: (Q,) bool; support: (N,) classes of the support.
+        asked, right, support: (K,) by class: queries, right answers, photographs in the support.
     """
-    classes, place, counts = np.unique(truth, return_inverse=True, return_counts=True)
-    good = np.bincount(place, weights=right)
-    given = np.bincount(support, minlength=int(classes.max(initial=0)) + 1)
     return [
-        ClassRow(label=int(label), count=int(count), accuracy=float(hit / count), support=int(given[label]))
-        for label, count, hit in zip(classes, counts, good, strict=True)
+        ClassRow(label=label, count=int(asked[label]), accuracy=float(right[label] / asked[label]), support=int(given))
+        for label, given in enumerate(support.tolist())
+        if asked[label]
     ]
 
 
@@ -90,9 +88,10 @@ def confusions(truth: np.ndarray, predicted: np.ndarray, *, most: int = 20) -> l
         truth, predicted: (Q,) classes.
     """
     wrong = truth != predicted
-    pairs, counts = np.unique(np.stack([truth[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True)
+    base = 1 + int(max(truth.max(), predicted.max()))
+    codes, counts = np.unique(truth[wrong].astype(np.int64) * base + predicted[wrong], return_counts=True)
     order = np.argsort(-counts, kind="stable")[:most]
-    return [Confusion(true=int(pairs[i, 0]), predicted=int(pairs[i, 1]), count=int(counts[i])) for i in order]
+    return [Confusion(true=int(codes[i] // base), predicted=int(codes[i] % base), count=int(counts[i])) for i in order]
 
 
 def micro(right: np.ndarray) -> Estimate:

@@ -43,29 +43,29 @@ class Task:
 def centroid_details(outcomes: Outcomes, task: Task, shots: int) -> dict[str, Any]:
     """Nearest centroid with some shots, over all draws."""
     hits, counted = outcomes.hits, outcomes.counted
-    draws, queries = np.nonzero(counted)
-    truth, predicted = outcomes.truth[queries], outcomes.predicted[draws, queries].astype(np.int64)
-    by_class = np.stack([_macro(outcomes.truth, hit, use) for hit, use in zip(hits, counted, strict=True)])
+    place = np.searchsorted(outcomes.classes, outcomes.truth)
+    asked, right = (_by_class(place, table, len(outcomes.classes)) for table in (counted, hits))  # (d, K)
+    spread = np.zeros((3, int(outcomes.classes.max()) + 1), dtype=np.int64)
+    spread[:, outcomes.classes] = asked.sum(0), right.sum(0), np.full(len(outcomes.classes), shots)
+    wrong = counted & ~hits
     top = (outcomes.among_top & counted).sum(1) / counted.sum(1)
     return {
         "shots": shots,
         "micro": over_draws(outcomes.accuracies),
-        "macro": over_draws(by_class),
+        "macro": over_draws((right / np.maximum(asked, 1)).sum(1) / (asked > 0).sum(1)),
         "top5": over_draws(top) if len(outcomes.classes) > TOP else None,
         "deviation": float(outcomes.accuracies.std()),
         "left_out": list(left_out_classes(task.support_labels, shots=shots, query_labels=task.query_labels)),
-        "classes": class_rows(truth, truth == predicted, np.repeat(outcomes.classes, shots)),
-        "confusions": confusions(truth, predicted),
+        "classes": class_rows(*spread),
+        "confusions": confusions(np.broadcast_to(outcomes.truth, wrong.shape)[wrong], outcomes.predicted[wrong]),
         # Draws ask the same queries again: the interval is that of one draw.
         "taxonomy": _taxonomy(task.metadata.taxonomy, outcomes.truth, outcomes.predicted, counted),
     }
 
 
-def _macro(truth: np.ndarray, hit: np.ndarray, use: np.ndarray) -> float:
-    """Mean over classes of one draw's accuracies."""
-    total = np.bincount(truth[use])
-    right = np.bincount(truth[use], weights=hit[use], minlength=len(total))
-    return float((right[total > 0] / total[total > 0]).mean())
+def _by_class(place: np.ndarray, table: np.ndarray, classes: int) -> np.ndarray:
+    """How many of (d, Q) queries are true in the table, by draw and class: (d, K) int64."""
+    return np.stack([np.bincount(place[row], minlength=classes) for row in table])
 
 
 def _taxonomy(taxonomy: Taxonomy | None, truth: np.ndarray, predicted: np.ndarray, counted: np.ndarray) -> Any:
@@ -88,7 +88,9 @@ def answers(
     """
     right = truth == predicted
     told: dict[str, Any] = {"micro": micro(right), "macro": macro(truth, right), "count": len(truth)}
-    told |= {"classes": class_rows(truth, right, support), "confusions": confusions(truth, predicted)}
+    size = 1 + int(max(truth.max(), support.max()))
+    asked, hit, given = (np.bincount(labels, minlength=size) for labels in (truth, truth[right], support))
+    told |= {"classes": class_rows(asked, hit, given), "confusions": confusions(truth, predicted)}
     told |= {"frequency": by_frequency(truth, right, support)}
     told |= {"organ": by_name(truth, right, organs) if organs else []}
     taxonomy = task.metadata.taxonomy
