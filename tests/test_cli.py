@@ -78,8 +78,8 @@ OPTIONS = {
     "embed": """
         --data --out --splits --batch --device --workers --force --no-force""",
     "probe": """
-        --data --shots --draws --knn --seed --baselines --no-baselines --json --no-json --out --batch --device
-        --workers""",
+        --data --against --probes --shots --draws --knn --episodes --ways --seed --baselines --no-baselines --suite
+        --suite-data --json --no-json --out --batch --device --workers""",
     "hash fit": """
         --out --data --bits --method --seed --device --force --no-force --crovca.size --crovca.affine
         --crovca.no-affine --crovca.epochs --crovca.batch --crovca.learning-rate --crovca.floor

@@ -95,7 +95,7 @@ def run(config: DemoConfig) -> None:
     probing = probe.ProbeConfig(
         backbone=str(embeddings),
         data=shards,
-        shots=config.shots,
+        shots=(config.shots,),
         seed=config.seed,
         out=folder / "probe.json",
         device=config.device,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from umbel.evaluation import fewshot
-from umbel.evaluation.fewshot import draw_support, interval, left_out_classes, nearest_centroid
+from umbel.evaluation import centroid, fewshot
+from umbel.evaluation.fewshot import centroid_outcomes, draw_support, interval, left_out_classes, nearest_centroid
 
 LABELS = np.array([0, 3, 7, 3, 0, 7, 7, 3, 0, 3, 7, 0, 3, 7, 0, 3] * 3)
 
@@ -60,7 +60,8 @@ def plain_draws(features: np.ndarray, labels: np.ndarray, shots: int, draws: int
 def test_the_rest_of_the_set_as_queries_equals_the_plain_loop(
     shots: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fewshot, "CHUNK", chunk)
+    for module in (centroid, fewshot):
+        monkeypatch.setattr(module, "CHUNK", chunk)
     features = random_features(len(LABELS), labels=LABELS)
     got = nearest_centroid(features, LABELS, shots=shots, draws=7, seed=3)
     want = [plain(support, rest) for support, rest in plain_draws(features, LABELS, shots, 7, 3)]
@@ -72,7 +73,8 @@ def test_the_rest_of_the_set_as_queries_equals_the_plain_loop(
 
 @pytest.mark.parametrize("chunk", [1, 200, 1 << 22])
 def test_separate_queries_equal_the_plain_loop(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fewshot, "CHUNK", chunk)
+    for module in (centroid, fewshot):
+        monkeypatch.setattr(module, "CHUNK", chunk)
     asked_labels = np.array([0, 3, 7] * 11)
     both = random_features(len(LABELS) + 33, labels=np.concatenate([LABELS, asked_labels]))
     features, asked = both[: len(LABELS)], both[len(LABELS) :]
@@ -81,6 +83,54 @@ def test_separate_queries_equal_the_plain_loop(chunk: int, monkeypatch: pytest.M
     want = [plain(support, queries) for support, _ in plain_draws(features, LABELS, 2, 5, 0)]
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
     assert len(set(want)) > 1
+
+
+@pytest.mark.parametrize("chunk", [1, 200, 1 << 22])
+@pytest.mark.parametrize("apart", [True, False])
+def test_answers_equal_the_plain_loop_query_by_query(apart: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven classes, so that not all are among the nearest five; one is too small and its queries are not asked."""
+    for module in (centroid, fewshot):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+    labels = np.concatenate([np.arange(42) % 7 + 1, [9]])
+    features = random_features(43, labels=labels)
+    asked_labels = np.array([1, 9, 2, 3, 4, 5, 6, 7, 1, 1])
+    asked: Any = (
+        {"queries": random_features(10, seed=1, labels=asked_labels), "query_labels": asked_labels} if apart else {}
+    )
+    found = centroid_outcomes(features, labels, shots=2, draws=4, seed=0, **asked)
+    assert found.rows.tolist() == ([0, 2, 3, 4, 5, 6, 7, 8, 9] if apart else list(range(42)))
+    assert found.classes.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert found.truth.tolist() == (asked_labels if apart else labels)[found.rows].tolist()
+    for draw in range(4):
+        rows = draw_support(labels[:42] - 1, shots=2, seed=0, draw=draw)
+        assert found.counted[draw].tolist() == [apart or row not in rows for row in range(len(found.rows))]
+        support = np.stack([unit(x) for x in features])[rows]  # (7, 2, C)
+        mean = support.mean((0, 1))
+        means = [np.mean([unit(x - mean) for x in both], axis=0) for both in support]
+        for place, row in enumerate(found.rows):
+            query = unit(unit((asked["queries"] if apart else features)[row]) - mean)
+            distances = [math.dist(query, center) for center in means]
+            order = np.argsort(distances).tolist()
+            assert found.predicted[draw, place] == order[0] + 1
+            assert found.among_top[draw, place] == (int(found.truth[place]) - 1 in order[:5])
+    assert not found.among_top.all()
+    want = nearest_centroid(features, labels, shots=2, draws=4, seed=0, **asked)
+    assert found.accuracies.tolist() == want.tolist()
+    assert (found.hits.sum(1) / found.counted.sum(1)).tolist() == want.tolist()
+
+
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_what_single_precision_cannot_tell_apart_is_told_by_double_precision(offset: float) -> None:
+    """Queries a hair's breadth (2e-9 to 2e-6) to one side of the middle between two centroids."""
+    generator = np.random.default_rng(0)
+    support = np.array([[1.0, 0, 0], [0, 1, 0]]) + offset
+    side = np.tile([1.0, -1.0], 200)
+    queries = np.stack([1 + side * np.geomspace(1e-9, 1e-6, 400), np.ones(400), generator.normal(size=400)], 1) + offset
+    given: dict[str, Any] = {"shots": 1, "draws": 2, "seed": 0, "queries": queries}
+    labels = np.where(side > 0, 0, 1)
+    assert nearest_centroid(support, [0, 1], query_labels=labels, **given).tolist() == [1, 1]
+    assert nearest_centroid(support, [0, 1], query_labels=1 - labels, **given).tolist() == [0, 0]
+    assert centroid_outcomes(support, [0, 1], query_labels=labels, **given).accuracies.tolist() == [1, 1]
 
 
 def test_an_example_by_hand() -> None:

@@ -47,6 +47,24 @@ def test_equal_to_a_plain_loop(k: int, temperature: float, chunk: int, monkeypat
         assert (votes.weighted != votes.plain).any()
 
 
+@pytest.mark.parametrize("tile", [1, 40, 200, 1000])
+@pytest.mark.parametrize("others", [True, False])
+def test_tiles_and_groups_find_the_neighbors_that_a_whole_sort_finds(
+    tile: int, others: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knn, "TILE", tile)
+    monkeypatch.setattr(knn, "GROUP", 7)
+    generator = np.random.default_rng(3)
+    base, asked = generator.normal(size=(431, 5)), generator.normal(size=(23, 5))
+    similarity, rows = neighbors(base, queries=asked if others else None, k=9)
+    unit = base / np.linalg.norm(base, axis=1, keepdims=True)
+    cosine = asked / np.linalg.norm(asked, axis=1, keepdims=True) @ unit.T if others else unit @ unit.T
+    if not others:
+        np.fill_diagonal(cosine, -np.inf)
+    assert rows.tolist() == np.argsort(-cosine, axis=1)[:, :9].tolist()
+    np.testing.assert_allclose(similarity, -np.sort(-cosine, axis=1)[:, :9], atol=1e-6)
+
+
 def test_the_majority_equals_scikit_learn() -> None:
     generator = np.random.default_rng(1)
     base, queries = generator.normal(size=(90, 8)), generator.normal(size=(50, 8))

@@ -1,5 +1,6 @@
 """`umbel probe`: the table from a backbone and from stored embeddings, who supports and who asks, faults at once."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -17,10 +18,12 @@ from umbel.backbones.folder import ModelCard, write_timm_folder
 from umbel.config import parse
 from umbel.evaluation import embed
 from umbel.evaluation.embeddings import Embeddings
+from umbel.evaluation.estimates import Estimate
 from umbel.evaluation.fewshot import interval, nearest_centroid
 from umbel.evaluation.knn import vote
 from umbel.evaluation.probe import ProbeConfig, probe, probe_features, run, table
-from umbel.evaluation.probe_rows import divide
+from umbel.evaluation.probe_rows import divide, measure
+from umbel.evaluation.probe_settings import ProbeSettings
 from umbel.run import UserError
 
 TINY = BackboneConfig(name="vit_tiny_patch16_224", width=16, depth=1, heads=2, patch=8)
@@ -94,11 +97,16 @@ def test_the_table_has_a_row_for_each_kind_of_features(
     assert "24 support photographs, 12 queries: train and val are the support, test the queries." in said
     told = json.loads(out.read_text())
     assert [row["name"] for row in told["rows"]] == ROWS
-    head, *lines = said.splitlines()[-5:]
+    head, *lines = said.split("the queries.\n")[1].splitlines()[:5]
     assert re.split(r"  +", head) == ["features", "2-shot centroid, 6 draws", "3-NN weighted", "plain"]
     for line, row in zip(lines, told["rows"], strict=True):
         mean, half = f"{100 * row['mean']:.1f}", f"{100 * row['interval']:.1f}"
-        cells = [f"{mean} ± {half} %", f"{100 * row['knn']:.1f} %", f"{100 * row['knn_plain']:.1f} %"]
+        votes = [str(Estimate(**row["nearest"][kind]["micro"])) for kind in ("weighted", "plain")]
+        cells = [f"{mean} ± {half} %", *votes]
+        assert [row["nearest"][kind]["micro"]["value"] for kind in ("weighted", "plain")] == [
+            row["knn"],
+            row["knn_plain"],
+        ]
         assert re.split(r"  +", line) == [row["name"], *cells]
         assert len(row["accuracies"]) == 6
         assert (row["mean"], row["interval"]) == interval(row["accuracies"])
@@ -116,7 +124,7 @@ def test_the_untrained_row_is_of_fresh_weights(backbone: Path, flowers: Path, mo
         seen[backbone.source] = made.features
         return made
 
-    monkeypatch.setattr("umbel.evaluation.probe.embed", watch)
+    monkeypatch.setattr("umbel.evaluation.probe_sources.embed", watch)
     umbel_probe(backbone, "--data", flowers, "--shots", 2, "--draws", 2)
     trained, fresh = seen.values()
     assert list(seen) == [f"folder {backbone}", "untrained vit_tiny_patch16_224"]
@@ -197,11 +205,13 @@ def test_queries_that_no_neighbor_can_hit_do_not_count() -> None:
 
 
 def test_the_table_by_hand() -> None:
-    x = np.array([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]])
-    row = probe_features("two colors", x, np.array([0, 0, 1, 1]), None, None, shots=1, draws=3, seed=0, k=1)
-    head, line = table([row]).splitlines()
-    assert head == "features    1-shot centroid, 3 draws  1-NN weighted    plain"
-    assert line == "two colors             100.0 ± 0.0 %        100.0 %  100.0 %"
+    e = make({"train": [0, 0, 1, 1]}, width=2)
+    e = dataclasses.replace(e, features=np.array([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]], dtype=np.float32))
+    settings = ProbeSettings(shots=(1,), draws=3, seed=0, k=1)
+    head, line = table(measure({"two colors": e}, settings)).splitlines()
+    assert head == "features    1-shot centroid, 3 draws            1-NN weighted                    plain"
+    # Wilson's interval of 4 of 4: 4 / (4 + 1.96^2) = 51.0 %.
+    assert line == "two colors             100.0 ± 0.0 %  100.0 (51.0 to 100.0) %  100.0 (51.0 to 100.0) %"
 
 
 def test_small_classes_are_named(
@@ -231,7 +241,10 @@ def test_an_older_result_is_replaced_and_a_stranger_refused(backbone: Path, flow
 )
 def test_settings_have_a_lower_bound(setting: str, least: int) -> None:
     wrong: dict[str, Any] = {setting: least - 1}
-    assert ProbeConfig(backbone="x", **{setting: least})  # type: ignore[arg-type]
+    right: dict[str, Any] = {setting: least}
+    if setting == "shots":
+        wrong, right = {setting: (0,)}, {setting: (1, 5)}
+    assert ProbeConfig(backbone="x", **right)
     with pytest.raises(ValueError, match=f"{setting} must be at least {least}, not {least - 1}"):
         ProbeConfig(backbone="x", **wrong)
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from umbel.evaluation.fewshot import Features, check_features, check_labels
+from umbel.evaluation.feature_checks import Features, check_features, check_labels
 
 # Numbers in one temporary tensor.
 CHUNK = 1 << 23
+# Embeddings that one block of queries meets at a time, and columns that are told apart only if one of them matters.
+TILE, GROUP = 1 << 14, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +94,46 @@ def neighbors(embeddings: Features, *, queries: Features | None = None, k: int) 
     if k < 1:
         raise ValueError("a single embedding has no neighbors")
     similarities, rows = [], []
-    block = max(1, CHUNK // len(base))
+    tile = max(k, GROUP, min(len(base), TILE))
+    block = max(1, CHUNK // tile)
     for first in range(0, len(asked), block):
-        cosine = asked[first : first + block] @ base.T  # (b, N)
-        if queries is None:
-            own = torch.arange(len(cosine), device=cosine.device)
-            cosine[own, first + own] = -torch.inf
-        near = cosine.topk(k, dim=1)
-        similarities.append(near.values.cpu())
-        rows.append(near.indices.cpu())
+        part = asked[first : first + block]
+        best = torch.full((len(part), k), -torch.inf, device=base.device)
+        where = torch.zeros((len(part), k), dtype=torch.int64, device=base.device)
+        for start in range(0, len(base), tile):
+            cosine = part @ base[start : start + tile].T  # (b, tile)
+            if queries is None:
+                own = torch.arange(first, first + len(part), device=cosine.device) - start
+                there = (own >= 0) & (own < cosine.shape[1])
+                cosine[there.nonzero()[:, 0], own[there]] = -torch.inf
+            values, columns = _greatest(cosine, k)
+            both = torch.cat([best, values], dim=1).topk(k, dim=1)
+            best, where = both.values, torch.cat([where, columns + start], dim=1).gather(1, both.indices)
+        similarities.append(best.cpu())
+        rows.append(where.cpu())
     return torch.cat(similarities).numpy(), torch.cat(rows).numpy()
+
+
+def _greatest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k greatest scores of every row, in any order, and their columns: (b, k) each, or fewer where a row is short.
+
+    The k greatest lie in the k groups of columns with the greatest maxima: finding maxima is one fast pass, and what is
+    left to sort is small.
+
+    Args:
+        scores: (b, n).
+    """
+    count, width = scores.shape
+    groups = width // GROUP
+    if groups <= 2 * k:
+        found = scores.topk(min(k, width), dim=1, sorted=False)
+        return found.values, found.indices
+    whole = scores[:, : groups * GROUP].view(count, groups, GROUP)
+    chosen = whole.amax(2).topk(k, dim=1, sorted=False).indices  # (b, k)
+    inside = whole.gather(1, chosen[:, :, None].expand(-1, -1, GROUP)).flatten(1)
+    rest = scores[:, groups * GROUP :]
+    found = torch.cat([inside, rest], dim=1).topk(k, dim=1, sorted=False)
+    at = found.indices.clamp(max=k * GROUP - 1)
+    columns = chosen.gather(1, at // GROUP) * GROUP + at % GROUP
+    late = found.indices - k * GROUP
+    return found.values, torch.where(late < 0, columns, groups * GROUP + late)

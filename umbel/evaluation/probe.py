@@ -10,46 +10,60 @@ import dataclasses
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from umbel.backbones import Backbone, load
-from umbel.data.index import ShardSet
-from umbel.evaluation.baselines import baseline_embeddings, untrained
-from umbel.evaluation.embed import check_loading, embed
+from umbel.evaluation.compare import Comparison, compare
+from umbel.evaluation.embed import check_loading
 from umbel.evaluation.embeddings import Embeddings
-from umbel.evaluation.extract import open_data
-from umbel.evaluation.probe_rows import QUERIES, SUPPORT, ProbeRow, divide, probe, probe_features, table
-from umbel.machine import DeviceChoice, choose_device, choose_workers
-from umbel.run import UserError, say, write_atomic
+from umbel.evaluation.probe_file import document, refuse_stranger
+from umbel.evaluation.probe_rows import Measured, ProbeRow, divide, measure, probe, probe_features
+from umbel.evaluation.probe_settings import Probe, ProbeSettings
+from umbel.evaluation.probe_sources import PRETRAINED, UNTRAINED, Gathered, gather
+from umbel.evaluation.probe_words import more_table, sentences, table
+from umbel.evaluation.suite import run_suite
+from umbel.machine import DeviceChoice, choose_device
+from umbel.run import say, write_atomic
 
-__all__ = ["ProbeConfig", "ProbeRow", "probe", "probe_features", "run", "table"]
-PRETRAINED, UNTRAINED = "pretrained backbone", "untrained backbone"
-SPLITS = (*SUPPORT, *QUERIES)
+__all__ = ["PRETRAINED", "UNTRAINED", "ProbeConfig", "ProbeRow", "probe", "probe_features", "run", "table"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Measure frozen features: few-shot nearest centroid and k nearest neighbors, with baselines."""
+    """Measure frozen features: few-shot nearest centroid and k nearest neighbors, with baselines, and more if asked."""
 
     backbone: Annotated[str, tyro.conf.Positional]
     """A run, a timm folder, a released checkpoint, hf-hub:NAME, a timm model; or a folder of embeddings."""
     data: str | None = None
-    """Labeled shards, or class folders of photographs; embeddings need it for the baselines only."""
-    shots: int = 5
-    """Support images of each class."""
+    """Labeled shards, or class folders of photographs; embeddings need it for baselines, organs and genera only."""
+    against: tuple[str, ...] = ()
+    """Other backbones, or embeddings of the same photographs: each is compared with BACKBONE on the same draws."""
+    probes: tuple[Probe, ...] = ("centroid", "knn")
+    """What is measured; centroid and knn always are. episodes and open-set take seconds, linear and logistic minutes
+    (with thousands of species hours on a CPU), label-free embeds 2,000 photographs once more."""
+    shots: tuple[int, ...] = (5,)
+    """Support images of each class; several numbers make a column each, comparisons are by the first."""
     draws: int = 50
     """Draws of the support."""
     knn: int = 20
     """Neighbors that vote."""
+    episodes: int = 600
+    """Episodes of the probe `episodes`."""
+    ways: int = 20
+    """Species of an episode."""
     seed: int = 0
     """Seed of the draws and of the untrained backbone."""
     baselines: bool = True
     """Measure color histogram, raw pixels and the untrained backbone as well."""
+    suite: str | None = None
+    """Measure on the sets of a suite, by its protocol, beside published figures: meta-album-plants."""
+    suite_data: Path | None = None
+    """Folder with the suite's shards: SUITE_DATA/PLT_NET and so on."""
     json: bool = False
     """Print JSON instead of the table."""
     out: Path | None = None
@@ -63,10 +77,28 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         check_loading(self.batch, self.workers)
-        # An interval needs two draws.
-        for name, low in (("shots", 1), ("draws", 2), ("knn", 1), ("seed", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        if self.knn < 1:
+            raise ValueError(f"knn must be at least 1, not {self.knn}")
+        if len({self.backbone, *self.against, PRETRAINED}) < len(self.against) + 2:
+            raise ValueError(f"against must name other backbones, each once, not {' '.join(self.against)}")
+        if (self.suite is None) != (self.suite_data is None):
+            raise ValueError("suite and suite_data go together: give both or neither")
+        if self.suite is not None and (self.data is not None or self.against):
+            raise ValueError("suite has its own data and compares with published figures: leave out data and against")
+        _ = self.settings  # checks the numbers
+
+    @property
+    def settings(self) -> ProbeSettings:
+        """What is measured on features."""
+        return ProbeSettings(
+            shots=self.shots,
+            draws=self.draws,
+            k=self.knn,
+            seed=self.seed,
+            probes=self.probes,
+            episodes=self.episodes,
+            ways=self.ways,
+        )
 
 
 def run(config: ProbeConfig) -> None:
@@ -76,112 +108,85 @@ def run(config: ProbeConfig) -> None:
         UserError: no such backbone or data, no labels, classes too small, or --out is another file.
     """
     if config.out is not None:
-        _refuse_stranger(config.out)
+        refuse_stranger(config.out)
     # JSON has standard output for itself.
     with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
         device = choose_device(config.device)
         say(f"device {device.value}: {device.reason}.")
-        with tempfile.TemporaryDirectory(prefix="umbel-probe-") as folder:
-            features = gather(config, Path(folder), device.value)
-        measured = {"shots": config.shots, "draws": config.draws, "seed": config.seed, "k": config.knn}
-        rows = probe(features, **measured, device=device.value)
-    first = next(iter(features.values()))
-    support, queries = divide(first)
+        text, told = _suite(config, device.value) if config.suite else _probe(config, device.value)
+    if config.out is not None:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(config.out, text)
+    say(text.rstrip("\n") if config.json else told)
+
+
+def _suite(config: ProbeConfig, device: str) -> tuple[str, str]:
+    """The file's text and what is printed."""
+    assert config.suite is not None
+    assert config.suite_data is not None
+    result = run_suite(
+        config.suite, config.suite_data, config.backbone, device=device, batch=config.batch, workers=config.workers,
+        seed=config.seed,
+    )  # fmt: skip
+    text = json.dumps({"format": 1, "command": "probe"} | dataclasses.asdict(result), indent=1, ensure_ascii=False)
+    return text + "\n", str(result)
+
+
+def _probe(config: ProbeConfig, device: str) -> tuple[str, str]:
+    """The file's text and what is printed."""
+    with tempfile.TemporaryDirectory(prefix="umbel-probe-") as folder:
+        gathered = gather(config, Path(folder), device)
+    measured = measure(gathered.features, config.settings, device=device, metadata=gathered.metadata)
+    _add_alignment(measured, gathered)
+    comparisons = compare_all(measured, seed=config.seed)
+    first = next(iter(gathered.features.values()))
     asked = "train and val are the support, test the queries"
+    support, queries = divide(first)
     if queries is None:
         asked = "without a test split the support is drawn from all, and the rest are the queries"
     counts = {"support": len(support), "queries": len(support if queries is None else queries)}
-    text = json.dumps(
-        {"format": 1, "command": "probe", "protocol": measured | {"queries": asked}, "photographs": counts}
-        | {"rows": [dataclasses.asdict(row) for row in rows], "classes": list(first.classes)}
-        | {"provenance": first.provenance},
-        indent=1,
-        ensure_ascii=False,
+    absent = list(dict.fromkeys([*gathered.absent, *(words for one in measured for words in one.absent)]))
+    protocol: dict[str, Any] = {"shots": config.shots[0], "draws": config.draws, "seed": config.seed, "k": config.knn}
+    protocol |= {"queries": asked, "all_shots": config.shots, "probes": config.probes}
+    text = document(
+        [one.record() for one in measured],
+        protocol=protocol,
+        photographs=counts,
+        classes=first.classes,
+        comparisons=comparisons,
+        absent=absent,
+        provenance=first.provenance,
     )
-    if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(config.out, text + "\n")
-    if config.json:
-        print(text)
-        return
-    say(f"{counts['support']} support photographs, {counts['queries']} queries: {asked}.")
-    say(table(rows))
-    if rows[0].left_out:
-        names = [first.classes[label] if label < len(first.classes) else str(label) for label in rows[0].left_out]
-        say(f"too small for {config.shots} shots, left out: {', '.join(names)}")
+    told = [f"{counts['support']} support photographs, {counts['queries']} queries: {asked}.", table(measured)]
+    told += ["", more_table(measured), "", *sentences(measured[0], first.classes)]
+    told += [comparison.verdict for comparison in comparisons]
+    told += absent
+    told += _left_out(measured[0].row, first)
+    return text, "\n".join(told)
 
 
-def gather(config: ProbeConfig, folder: Path, device: str) -> dict[str, Embeddings]:
-    """The features to compare, the backbone's first; photographs are made into shards in `folder`.
-
-    Raises:
-        UserError: see `run`.
-    """
-    stored = _stored(config.backbone)
-    if stored is None and config.data is None:
-        raise UserError(f"{config.backbone} is no folder of embeddings: give the photographs as --data.")
-    if stored is not None and not (config.data and config.baselines):
-        if config.baselines:
-            say("without --data there are no baselines.")
-        return {PRETRAINED: stored}
-    backbone = _backbone(config.backbone, stored)
-    image_size = backbone.card.image_size if backbone else 0
-    shards = open_data(str(config.data), folder / "shards", image_size, workers=config.workers).select(SPLITS)
-    _rehearse(shards, config)
-    workers = int(choose_workers(config.workers, 1).value)
-    features = {}
-    if stored is not None:
-        features[PRETRAINED] = stored
-    elif backbone is not None:
-        features[PRETRAINED] = embed(backbone, shards, device=device, batch=config.batch, workers=workers)
-    if config.baselines:
-        features |= baseline_embeddings(shards, batch=config.batch, workers=workers)
-        if backbone is not None:
-            fresh = untrained(backbone, seed=config.seed)
-            features[UNTRAINED] = embed(fresh, shards, device=device, batch=config.batch, workers=workers)
-    return features
+def compare_all(measured: Sequence[Measured], *, seed: int) -> list[Comparison]:
+    """The first features against each of the others, few-shot and k-NN, paired by query and draw."""
+    first, found = measured[0], []
+    for other in measured[1:]:
+        ours, theirs = first.outcomes, other.outcomes
+        names = first.row.name, other.row.name
+        few = f"{first.row.shots}-shot accuracy"
+        found.append(compare(*names, few, ours.hits, theirs.hits, ours.counted, seed=seed))
+        hits = first.knn_hits[None], other.knn_hits[None]
+        found.append(compare(*names, f"{first.row.k}-NN accuracy", *hits, np.ones_like(hits[0], dtype=bool), seed=seed))
+    return found
 
 
-def _stored(name: str) -> Embeddings | None:
-    """The embeddings of the splits that are probed, where the name is a folder of them."""
-    if not (Path(name) / "embeddings.json").is_file():
-        return None
-    return Embeddings.load(Path(name)).of(*SPLITS)
+def _add_alignment(measured: Sequence[Measured], gathered: Gathered) -> None:
+    for one in measured:
+        if one.row.name in gathered.alignment and "label_free" in one.details:
+            one.details["label_free"]["alignment"] = gathered.alignment[one.row.name]
 
 
-def _backbone(name: str, stored: Embeddings | None) -> Backbone | None:
-    """The backbone itself; behind stored embeddings the one that made them, if it is still there."""
-    if stored is None:
-        return load(name)
-    made_by = stored.provenance.get("given", {}).get("backbone", "")
-    try:
-        return load(made_by)
-    except UserError as error:
-        say(f"without the {UNTRAINED}, whose architecture is not to be had: {error}")
-        return None
-
-
-def _rehearse(shards: ShardSet, config: ProbeConfig) -> None:
-    """Probe blank features, so that labels that do not suffice are told before the photographs are embedded."""
-    names = [shard.split for shard in shards.shards]
-    blank = Embeddings(
-        features=np.zeros((len(shards), 1), dtype=np.float32),
-        label=shards.members["label"].astype(np.int64),
-        split=np.array([SPLITS.index(name) for name in names], dtype=np.int64)[shards.members["shard"]],
-        keys=tuple(map(shards.key, range(len(shards)))),
-        splits=SPLITS,
-        classes=shards.classes,
-    )
-    probe({"labels": blank}, shots=config.shots, draws=2, seed=config.seed, k=1)
-
-
-def _refuse_stranger(out: Path) -> None:
-    """Only a result of this command may be replaced."""
-    if not out.exists():
-        return
-    try:
-        told = json.loads(out.read_text())
-    except (OSError, ValueError):
-        told = None
-    if not isinstance(told, dict) or told.get("command") != "probe":
-        raise UserError(f"{out} is no result of `umbel probe`: choose another --out.")
+def _left_out(row: ProbeRow, features: Embeddings) -> list[str]:
+    if not row.left_out:
+        return []
+    classes: Any = features.classes
+    names = [classes[label] if label < len(classes) else str(label) for label in row.left_out]
+    return [f"too small for {row.shots} shots, left out: {', '.join(names)}"]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from umbel.evaluation.embeddings import Embeddings
-from umbel.evaluation.fewshot import Features, interval, left_out_classes, nearest_centroid
-from umbel.evaluation.knn import vote
+from umbel.evaluation.feature_checks import Features, check_features
+from umbel.evaluation.fewshot import Outcomes, centroid_outcomes, interval, left_out_classes
+from umbel.evaluation.knn import Votes, vote
+from umbel.evaluation.probe_details import Task, answers, centroid_details, more_details
+from umbel.evaluation.probe_settings import ProbeSettings
+from umbel.evaluation.sample_metadata import NOTHING, SampleMetadata
 from umbel.run import UserError
 
 SUPPORT, QUERIES = ("train", "val"), ("test",)
@@ -40,6 +46,24 @@ class ProbeRow:
     """Classes that are too small for the shots."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One kind of features: its row, what else was asked for, and the answers that comparisons need."""
+
+    row: ProbeRow
+    details: dict[str, Any]
+    """By the keys of probe.json."""
+    absent: list[str]
+    """Sentences on what cannot be told."""
+    outcomes: Outcomes
+    """Nearest centroid with the first of the shots."""
+    knn_hits: np.ndarray  # (Q,) bool, the weighted vote
+
+    def record(self) -> dict[str, Any]:
+        """The row of probe.json."""
+        return dataclasses.asdict(self.row) | self.details
+
+
 def probe(
     features: Mapping[str, Embeddings], *, shots: int, draws: int, seed: int, k: int, device: str = "cpu"
 ) -> list[ProbeRow]:
@@ -48,18 +72,34 @@ def probe(
     Raises:
         UserError: no labels, different photographs, or classes too small.
     """
-    rows, photographs = [], next(iter(features.values())).keys
+    settings = ProbeSettings(shots=(shots,), draws=draws, seed=seed, k=k)
+    return [measured.row for measured in measure(features, settings, device=device)]
+
+
+def measure(
+    features: Mapping[str, Embeddings],
+    settings: ProbeSettings,
+    *,
+    device: str = "cpu",
+    metadata: SampleMetadata = NOTHING,
+) -> list[Measured]:
+    """Everything that was asked for, of each kind of features of the same photographs.
+
+    Args:
+        metadata: of the photographs, in the order of the features.
+
+    Raises:
+        UserError: no labels, different photographs, or classes too small.
+    """
+    found, photographs = [], next(iter(features.values())).keys
     for name, embeddings in features.items():
         if embeddings.keys != photographs:
             raise UserError(f"the features of the {name} are of other photographs: give the --data that was embedded.")
-        support, queries = divide(embeddings)
-        given = torch.from_numpy(support.features).to(device), support.label
-        asked = (None, None) if queries is None else (torch.from_numpy(queries.features).to(device), queries.label)
         try:
-            rows.append(probe_features(name, *given, *asked, shots=shots, draws=draws, seed=seed, k=k))
+            found.append(_measure(name, _task(embeddings, metadata, device), settings))
         except ValueError as error:
             raise UserError(f"these photographs cannot be probed: {error}.") from error
-    return rows
+    return found
 
 
 def divide(embeddings: Embeddings) -> tuple[Embeddings, Embeddings | None]:
@@ -68,14 +108,40 @@ def divide(embeddings: Embeddings) -> tuple[Embeddings, Embeddings | None]:
     Raises:
         UserError: none has a label.
     """
+    given, asked = divided_rows(embeddings)
+    return embeddings.take(given), None if asked is None else embeddings.take(asked)
+
+
+def divided_rows(embeddings: Embeddings) -> tuple[np.ndarray, np.ndarray | None]:
+    """The rows of `divide`: (N,) and (Q,) or None.
+
+    Raises:
+        UserError: none has a label.
+    """
     labeled = np.flatnonzero(embeddings.label >= 0)
     if not len(labeled):
         raise UserError("the photographs have no labels: a probe needs class folders, or shards with .cls members.")
-    chosen = embeddings.take(labeled)
-    there = {embeddings.splits[number] for number in np.unique(chosen.split)}
-    if there & set(SUPPORT) and there & set(QUERIES):
-        return chosen.of(*SUPPORT), chosen.of(*QUERIES)
-    return chosen, None
+    names = np.array(embeddings.splits)[embeddings.split[labeled]]
+    support, queries = np.isin(names, SUPPORT), np.isin(names, QUERIES)
+    if support.any() and queries.any():
+        return labeled[support], labeled[queries]
+    return labeled, None
+
+
+def _task(embeddings: Embeddings, metadata: SampleMetadata, device: str) -> Task:
+    given, asked = divided_rows(embeddings)
+    from_val = np.array(embeddings.splits)[embeddings.split[given]] == "val"
+    organs = metadata.organs
+    return Task(
+        support=torch.from_numpy(embeddings.features[given]).to(device),
+        support_labels=embeddings.label[given],
+        queries=None if asked is None else torch.from_numpy(embeddings.features[asked]).to(device),
+        query_labels=None if asked is None else embeddings.label[asked],
+        validation=from_val if from_val.any() and not from_val.all() else None,
+        metadata=dataclasses.replace(
+            metadata, organs=organs and tuple(organs[row] for row in (given if asked is None else asked))
+        ),
+    )
 
 
 def probe_features(
@@ -101,40 +167,71 @@ def probe_features(
     Raises:
         ValueError: see `nearest_centroid` and `interval` (2 draws at least).
     """
+    task = Task(
+        support=check_features(support, "support"),
+        support_labels=support_labels,
+        queries=None if queries is None else check_features(queries, "queries"),
+        query_labels=query_labels,
+    )
+    return _measure(name, task, ProbeSettings(shots=(shots,), draws=draws, seed=seed, k=k)).row
+
+
+def _measure(name: str, task: Task, settings: ProbeSettings) -> Measured:
+    """All of one kind of features.
+
+    Raises:
+        ValueError: see `probe_features`.
+    """
     started = time.perf_counter()
-    accuracies = nearest_centroid(
-        support, support_labels, shots=shots, draws=draws, seed=seed, queries=queries, query_labels=query_labels
-    )
-    mean, half = interval(accuracies)
-    classes, counts = np.unique(support_labels, return_counts=True)
-    truth = support_labels if query_labels is None else query_labels
-    votes = vote(support, support_labels, queries=queries, k=k)
-    possible = np.isin(truth, classes[counts > 1] if query_labels is None else classes)
-    weighted, plain = votes.of(possible).accuracy(truth[possible])
-    return ProbeRow(
-        name=name,
-        shots=shots,
-        draws=draws,
-        accuracies=accuracies.tolist(),
-        mean=mean,
-        interval=half,
-        knn=weighted,
-        knn_plain=plain,
-        k=k,
-        seconds=round(time.perf_counter() - started, 3),
-        left_out=list(left_out_classes(support_labels, shots=shots, query_labels=query_labels)),
+    labels, asked_labels = task.support_labels, task.query_labels
+    of_shots = {}
+    for shots in settings.shots:
+        of_shots[shots] = centroid_outcomes(
+            task.support, labels, shots=shots, draws=settings.draws, seed=settings.seed,
+            queries=task.queries, query_labels=asked_labels,
+        )  # fmt: skip
+    outcomes = of_shots[settings.shots[0]]
+    mean, half = interval(outcomes.accuracies)
+    possible, truth = _possible(labels, asked_labels)
+    votes = vote(task.support, labels, queries=task.queries, k=settings.k).of(possible)
+    weighted, plain = votes.accuracy(truth[possible])
+    details: dict[str, Any] = {
+        "centroid": [centroid_details(outcomes, task, shots) for shots, outcomes in of_shots.items()],
+        "nearest": _nearest(votes, truth[possible], possible, task),
+    }
+    more, absent = more_details(task, settings)
+    return Measured(
+        row=ProbeRow(
+            name=name,
+            shots=settings.shots[0],
+            draws=settings.draws,
+            accuracies=outcomes.accuracies.tolist(),
+            mean=mean,
+            interval=half,
+            knn=weighted,
+            knn_plain=plain,
+            k=settings.k,
+            seconds=round(time.perf_counter() - started, 3),
+            left_out=list(left_out_classes(labels, shots=settings.shots[0], query_labels=asked_labels)),
+        ),
+        details=details | more,
+        absent=absent,
+        outcomes=outcomes,
+        knn_hits=votes.weighted == truth[possible],
     )
 
 
-def table(rows: Sequence[ProbeRow]) -> str:
-    """The rows as aligned text, in percent."""
-    first = rows[0]
-    lines = [("features", f"{first.shots}-shot centroid, {first.draws} draws", f"{first.k}-NN weighted", "plain")]
-    for row in rows:
-        centroid = f"{100 * row.mean:.1f} ± {100 * row.interval:.1f} %"
-        lines.append((row.name, centroid, f"{100 * row.knn:.1f} %", f"{100 * row.knn_plain:.1f} %"))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    )
+def _possible(labels: np.ndarray, asked: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Which queries, (Q,) bool, a neighbor can be right about, and the classes, (Q,), of all of them."""
+    classes, counts = np.unique(labels, return_counts=True)
+    truth = labels if asked is None else asked
+    return np.isin(truth, classes[counts > 1] if asked is None else classes), truth
+
+
+def _nearest(votes: Votes, truth: np.ndarray, possible: np.ndarray, task: Task) -> dict[str, Any]:
+    organs = task.metadata.organs
+    ours = None if organs is None else np.array(organs)[possible].tolist()
+    return {
+        name: answers(truth, predicted, task, task.support_labels, ours)
+        for name, predicted in (("weighted", votes.weighted), ("plain", votes.plain))
+    }
