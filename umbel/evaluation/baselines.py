@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
-from umbel.backbones import Backbone
+from umbel.backbones import Backbone, open_clip_tower
 from umbel.data.index import ShardSet
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.extract import extract
@@ -76,9 +76,12 @@ def untrained(backbone: Backbone, *, seed: int) -> Backbone:
     """The same architecture, by the backbone's card, with fresh weights from the seed; transform and tokens stay."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model: nn.Module = timm.create_model(
-            backbone.card.architecture, pretrained=False, num_classes=0, **backbone.card.arguments
-        )
+        name = backbone.card.architecture
+        model: nn.Module
+        if name.startswith(open_clip_tower.PREFIX):
+            model = open_clip_tower.load_tower(name.removeprefix(open_clip_tower.PREFIX), weights=False)
+        else:
+            model = timm.create_model(name, pretrained=False, num_classes=0, **backbone.card.arguments)
     if isinstance(backbone.model, TokenReader):
         model = TokenReader(model, backbone.model.tokens)
-    return dataclasses.replace(backbone, model=model.eval(), source=f"untrained {backbone.card.architecture}")
+    return dataclasses.replace(backbone, model=model.eval(), source=f"untrained {name}")

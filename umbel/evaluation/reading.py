@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +58,19 @@ def load_to_read(name: str, config: ReadConfig) -> Backbone:
         UserError: no such backbone, or it has no such tokens or cannot take images of that size.
     """
     anything = config.image_size is not None or config.protocol == "paper"
-    return read_as(load(name, any_size=anything), config)
+    read = read_as(load(name, any_size=anything), config)
+    say(f"preprocessing ({config.protocol}): {preprocessing(read)}.")
+    return read
+
+
+def read_again(name: str, provenance: Mapping[str, Any]) -> Backbone:
+    """Load a backbone so that it reads photographs as those were read whose provenance is given.
+
+    Raises:
+        UserError: see `load_to_read`.
+    """
+    told = provenance.get("reading")
+    return load(name) if not told else read_as(load(name, any_size=True), ReadConfig(**told))
 
 
 def read_as(backbone: Backbone, config: ReadConfig) -> Backbone:
@@ -69,18 +82,20 @@ def read_as(backbone: Backbone, config: ReadConfig) -> Backbone:
     if size is not None:
         _check_size(backbone, size)
         changes["transform"] = paper_transform() if paper else _resized(backbone, size)
-        changes["card"] = dataclasses.replace(backbone.card, image_size=size)
+        statistics: dict[str, Any] = {"mean": PAPER_MEAN, "std": PAPER_STD} if paper else {}
+        changes["card"] = dataclasses.replace(backbone.card, image_size=size, **statistics)
     if tokens != "pooled":
         try:
             changes["model"] = TokenReader(backbone.model, tokens).eval()
         except ValueError as error:
-            hint = str(error) if not paper else "has no class token, which --protocol paper reads: take --protocol own"
-            raise UserError(f"backbone {backbone.source} {hint}.") from error
+            if paper:
+                raise UserError(
+                    f"--protocol paper reads the class token, which backbone {backbone.source} does not give: "
+                    "take --protocol own."
+                ) from error
+            raise UserError(f"backbone {backbone.source} {error}.") from error
     read = dataclasses.replace(backbone, **changes)
-    if changes:
-        read = dataclasses.replace(read, dim=_width(read))
-    say(f"preprocessing ({config.protocol}): {preprocessing(read)}.")
-    return read
+    return dataclasses.replace(read, dim=_width(read)) if changes else read
 
 
 def preprocessing(backbone: Backbone) -> str:

@@ -27,6 +27,8 @@ class TokenReader(nn.Module):
 
     def __init__(self, network: Any, tokens: Tokens) -> None:
         super().__init__()
+        if not hasattr(network, "forward_features"):
+            raise ValueError("gives no tokens: leave --tokens at pooled")
         if tokens in ("class", "both") and not has_class_token(network):
             raise ValueError("has no class token: leave --tokens at pooled, or say mean")
         self.network, self.tokens = network, tokens
