@@ -76,7 +76,8 @@ OPTIONS = {
     "views": "--out --recipe --count --seed --policies" + VIEWS,
     "pretrain": PRETRAIN + VIEWS,
     "embed": """
-        --data --out --splits --batch --device --workers --force --no-force""",
+        --tokens --image-size --protocol --data --out --splits --batch --part --device --workers --force
+        --no-force""",
     "probe": """
         --data --against --probes --shots --draws --knn --episodes --ways --seed --baselines --no-baselines --suite
         --suite-data --json --no-json --out --batch --device --workers""",

@@ -104,7 +104,13 @@ def test_provenance_says_where_features_come_from(backbone: Path, made_shards: S
     told = Embeddings.load(tmp_path / "e").provenance
     sha256 = hashlib.sha256((backbone / "model.safetensors").read_bytes()).hexdigest()
     assert told["backbone"] == {"source": f"folder {backbone}", "sha256": sha256}
-    assert told["data"] == {"folder": str(data), "fingerprint": open_shards(str(data)).fingerprint()}
+    hashes = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(data.glob("*.tar")))
+    assert told["data"] == {
+        "folder": str(data),
+        "fingerprint": open_shards(str(data)).fingerprint(),
+        "shards_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+    }
+    assert told["reading"] == {"tokens": "pooled", "image_size": None, "protocol": "own"}
     assert told["given"] == {"backbone": str(backbone), "data": str(data)}
     for words in ("Resize(size=18, interpolation=bicubic", "CenterCrop(size=[16, 16])", "0.1000", "pooled by 'token'"):
         assert words in told["preprocessing"]

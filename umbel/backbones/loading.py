@@ -1,4 +1,4 @@
-"""Loading a backbone by any name: a run, a folder, a file, a released checkpoint, hf-hub:NAME, a timm model."""
+"""Loading a backbone by any name: a run, a folder, a file, a released checkpoint, timm's or open_clip's models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from umbel.backbones import open_clip_tower
 from umbel.backbones.authors import read_released
 from umbel.backbones.family import pooling_of
 from umbel.backbones.folder import ModelCard
@@ -44,7 +45,8 @@ def load(name: str | Path, *, any_size: bool = False) -> Backbone:
     Args:
         name: a run folder of `umbel pretrain` (its newest checkpoint), a folder with config.json and
             model.safetensors, that model.safetensors itself, a released checkpoint of SimDINOv2 or DINOv2 (what is
-            assumed of it is printed), hf-hub:NAME, or a name of timm's (pretrained weights).
+            assumed of it is printed), hf-hub:NAME, open_clip:NAME (the image tower of a model of open_clip, such as
+            open_clip:hf-hub:imageomics/bioclip), or a name of timm's (pretrained weights).
         any_size: let a ViT take images of any size, by interpolating its positions; other networks are as they are.
 
     Raises:
@@ -52,6 +54,8 @@ def load(name: str | Path, *, any_size: bool = False) -> Backbone:
     """
     text = str(name)
     path = Path(text)
+    if text.startswith(open_clip_tower.PREFIX):
+        return _backbone(open_clip_tower.load_tower(text.removeprefix(open_clip_tower.PREFIX)), text)
     if text and path.is_file() and path.suffix != ".safetensors":
         return _released(path)
     if text and path.exists():
@@ -61,7 +65,8 @@ def load(name: str | Path, *, any_size: bool = False) -> Backbone:
     if not text.startswith("hf-hub:") and not timm.is_model(architecture):
         close = nearest(architecture, timm.list_models())
         raise UserError(
-            f"backbone '{text}' is neither a file or folder here, nor hf-hub:NAME, nor a name of timm's{close or '.'}"
+            f"backbone '{text}' is neither a file or folder here, nor hf-hub:NAME, nor open_clip:NAME, nor a name of "
+            f"timm's{close or '.'}"
         )
     return _create(text, text, any_size)
 
@@ -111,7 +116,10 @@ def _create(name: str, source: str, any_size: bool) -> Backbone:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise UserError(f"backbone {source} cannot be loaded: {reason}.") from error
     except OSError as error:
-        raise UserError(f"the weights of backbone {source} cannot be had here ({type(error).__name__}).") from error
+        other = f": a model of open_clip's is called open_clip:{source}" if source.startswith("hf-hub:") else ""
+        raise UserError(
+            f"the weights of backbone {source} cannot be had here ({type(error).__name__}){other}."
+        ) from error
     return _backbone(model, source)
 
 

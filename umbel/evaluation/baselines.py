@@ -10,13 +10,14 @@ import numpy as np
 import timm
 import torch
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
-from umbel.backbones import Backbone
+from umbel.backbones import Backbone, open_clip_tower
 from umbel.data.index import ShardSet
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.extract import extract
+from umbel.evaluation.tokens import TokenReader
 
 LEVELS, SIDE = 8, 32
 
@@ -57,7 +58,7 @@ def baseline_embeddings(
         UserError: see `umbel.evaluation.embed.embed`.
     """
     reading: dict[str, Any] = {"batch": batch, "workers": workers, "splits": splits}
-    both = extract(shards, _all, torch.nn.Identity(), provenance={}, title="describing photographs", **reading)
+    both = extract(shards, _all, nn.Identity(), provenance={}, title="describing photographs", **reading)
     ends = np.cumsum([LEVELS**3, 3 * SIDE**2])
     return {
         name: dataclasses.replace(both, features=features, provenance=both.provenance | {"features": name})
@@ -72,10 +73,15 @@ def _all(image: Image) -> Tensor:
 
 
 def untrained(backbone: Backbone, *, seed: int) -> Backbone:
-    """The same architecture, by the backbone's card, with fresh weights from the seed, and the same transform."""
+    """The same architecture, by the backbone's card, with fresh weights from the seed; transform and tokens stay."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = timm.create_model(
-            backbone.card.architecture, pretrained=False, num_classes=0, **backbone.card.arguments
-        )
-    return dataclasses.replace(backbone, model=model.eval(), source=f"untrained {backbone.card.architecture}")
+        name = backbone.card.architecture
+        model: nn.Module
+        if name.startswith(open_clip_tower.PREFIX):
+            model = open_clip_tower.load_tower(name.removeprefix(open_clip_tower.PREFIX), weights=False)
+        else:
+            model = timm.create_model(name, pretrained=False, num_classes=0, **backbone.card.arguments)
+    if isinstance(backbone.model, TokenReader):
+        model = TokenReader(model, backbone.model.tokens)
+    return dataclasses.replace(backbone, model=model.eval(), source=f"untrained {name}")

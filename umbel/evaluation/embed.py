@@ -1,12 +1,14 @@
-"""`umbel embed BACKBONE --data DATA --out DIR`: photographs to features that are stored with where they come from."""
+"""`umbel embed BACKBONE --data DATA --out DIR`: photographs to features that are stored with where they come from.
+
+Under a launcher (torchrun, srun) every rank embeds its parts of the photographs, and rank 0 joins them.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,24 +17,28 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from umbel.backbones import Backbone, load
-from umbel.config import first_difference
-from umbel.data.index import ShardSet
+from umbel.backbones import Backbone
+from umbel.data.index import ShardSet, find_shards
+from umbel.evaluation.embed_folder import PARTS, already_there
+from umbel.evaluation.embed_parts import join_parts, make_parts, say_left_out, wait_for_all
 from umbel.evaluation.embeddings import Embeddings
-from umbel.evaluation.extract import extract, fingerprint, open_data
+from umbel.evaluation.extract import extract, fingerprint, open_data, versions
+from umbel.evaluation.parts import Parts
+from umbel.evaluation.reading import ReadConfig, load_to_read, reading_of
+from umbel.evaluation.reading import preprocessing as preprocessing
+from umbel.evaluation.reading import weights_sha256 as weights_sha256
 from umbel.machine import DeviceChoice, choose_device, choose_precision, choose_workers
-from umbel.run import UserError, move_aside, read_json, say, sync_folder
-
-FILES = ("embeddings.safetensors", "keys.txt", "embeddings.json")
-NAMED = 10
+from umbel.ranks import from_rank_0, meet, rank_0_first
+from umbel.run import UserError, rank, say
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
+class EmbedConfig(ReadConfig):
     """Embed photographs with a backbone."""
 
     backbone: Annotated[str, tyro.conf.Positional]
-    """A run, a folder with config.json and model.safetensors, a released checkpoint, hf-hub:NAME, or a timm model."""
+    """A run, a folder with config.json and model.safetensors, a released checkpoint, hf-hub:NAME, open_clip:NAME, or a
+    timm model."""
     data: str
     """Shards, or a folder of photographs (made into shards in OUT/shards)."""
     out: Path
@@ -41,6 +47,8 @@ class EmbedConfig:
     """Splits to embed; all of them if none is given."""
     batch: int = 256
     """Photographs in a batch."""
+    part: int = 2048
+    """Photographs in a part, which is stored as soon as it is made: a command that is killed loses no more."""
     device: DeviceChoice = "auto"
     """Where the backbone runs."""
     workers: int = -1
@@ -49,7 +57,10 @@ class EmbedConfig:
     """Move a folder at --out that holds something else aside."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_loading(self.batch, self.workers)
+        if self.part < 1:
+            raise ValueError(f"part must be at least 1, not {self.part}")
 
 
 def check_loading(batch: int, workers: int) -> None:
@@ -64,40 +75,57 @@ def check_loading(batch: int, workers: int) -> None:
 
 
 def run(config: EmbedConfig) -> None:
-    """Embed and store; the same inputs again change nothing.
+    """Embed and store, or go on where a killed command was; the same inputs again change nothing.
 
     Raises:
-        UserError: no such backbone or data, or --out holds something else.
+        UmbelError: no such backbone or data, --out holds something else, or another rank failed.
     """
-    backbone = load(config.backbone)
+    backbone = load_to_read(config.backbone, config)
+    device = choose_device(config.device)
+    say(f"device {device.value}: {device.reason}.")
+    state = meet(cpu=device.value == "cpu")
+    if state.num_processes > 1 and not find_shards(config.data):
+        raise UserError(
+            f"{config.data} holds no shards, which several processes need: make them with `umbel shards make folder`.",
+            everywhere=True,
+        )
+    told = provenance_of(backbone, device.value)
     inputs = {
-        "backbone": weights_sha256(backbone),
-        "preprocessing": preprocessing(backbone),
+        "backbone": told["backbone"]["sha256"],
+        "preprocessing": told["preprocessing"],
         "data": fingerprint(config.data),
         "splits": sorted(config.splits),
     }
-    difference = _difference(config.out, inputs)
-    if difference == "":
-        say(f"{config.out} already holds these embeddings.")
+    asked = inputs | {"precision": told["precision"], "part": config.part, "versions": versions()}
+    shards = rank_0_first(state, functools.partial(_open, config, backbone.card.image_size, inputs, asked))
+    if from_rank_0(int(shards is None), state.device) or shards is None:
         return
-    if difference and not config.force:
-        raise UserError(f"{config.out} {difference}: choose another --out, or --force to move it aside.")
-    if difference:
-        say(f"moved aside: {move_aside(config.out)}")
-    device = choose_device(config.device)
-    say(f"device {device.value}: {device.reason}.")
-    made = embed(
-        backbone,
-        open_data(config.data, config.out / "shards", backbone.card.image_size, workers=config.workers),
-        device=device.value,
-        batch=config.batch,
-        workers=int(choose_workers(config.workers, 1).value),
-        splits=config.splits or None,
-    )
-    made.provenance.update(inputs=inputs, given={"backbone": config.backbone, "data": config.data})
-    _save_into(config.out, made)
-    count, width = made.features.shape
-    say(f"{config.out}: {count} embeddings of width {width}, {made.provenance['images_per_second']} images/s.")
+    parts = Parts(config.out / PARTS, count=len(shards), size=config.part)
+    mine = [part for part in parts.missing() if part % state.num_processes == state.process_index]
+    there = len(parts.all) - len(parts.missing())
+    if state.num_processes > 1:
+        say(f"{state.num_processes} processes share {len(parts.all)} parts of {config.part} photographs.")
+    if there:
+        say(f"going on: {there} of {len(parts.all)} parts are there.")
+    # Rank 0 removes the parts at the end: by then everyone must have seen which are there.
+    state.wait_for_everyone()
+    model = backbone.model.to(device.value).eval()
+    reading: dict[str, Any] = {"batch": config.batch, "processes": state.num_processes, "pin": device.value == "cuda"}
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+    reading["workers"] = int(choose_workers(config.workers, here).value)
+    try:
+        longest = make_parts(parts, mine, shards, backbone.transform, features_by(model, device.value)[0], **reading)
+    except BaseException:
+        if not state.is_main_process:
+            parts.tell_failure(state.process_index)
+        raise
+    if not state.is_main_process:
+        return
+    wait_for_all(parts, longest)
+    told |= {"inputs": inputs, "given": {"backbone": config.backbone, "data": config.data}}
+    told |= {"reading": dataclasses.asdict(reading_of(config)), "batch": config.batch}
+    count, width, rate = join_parts(parts, shards, config.out, told)
+    say(f"{config.out}: {count} embeddings of width {width}, {rate} images/s.")
 
 
 def embed(
@@ -109,28 +137,28 @@ def embed(
     workers: int = 0,
     splits: Sequence[str] | None = None,
 ) -> Embeddings:
-    """Embed the photographs of shards, or of some of their splits, as the backbone's own transform prepares them.
+    """Embed the photographs of shards, or of some of their splits, as the backbone's transform prepares them.
 
     In float32 on a CPU, in bf16 autocast on a GPU that computes in it. Damaged photographs are left out and named.
 
     Raises:
         UserError: no photographs, a split that is not there, or features that are not finite.
     """
-    forward, precision = features_by(backbone.model.to(device).eval(), device)
-    told = {
+    forward, _ = features_by(backbone.model.to(device).eval(), device)
+    reading: dict[str, Any] = {"batch": batch, "workers": workers, "splits": splits, "pin": device == "cuda"}
+    made = extract(shards, backbone.transform, forward, provenance=provenance_of(backbone, device), **reading)
+    say_left_out(made.provenance["left_out"])
+    return made
+
+
+def provenance_of(backbone: Backbone, device: str) -> dict[str, Any]:
+    """What embeddings tell of their backbone: source, hash, preprocessing, device, precision."""
+    return {
         "backbone": {"source": backbone.source, "sha256": weights_sha256(backbone)},
         "preprocessing": preprocessing(backbone),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "precision": precision,
+        "precision": features_by(backbone.model, device)[1],
     }
-    reading: dict[str, Any] = {"batch": batch, "workers": workers, "splits": splits, "pin": device == "cuda"}
-    made = extract(shards, backbone.transform, forward, provenance=told, **reading)
-    bad = made.provenance["left_out"]
-    for key, reason in list(bad.items())[:NAMED]:
-        say(f"left out: {key}: {reason}")
-    if len(bad) > NAMED:
-        say(f"left out: {len(bad) - NAMED} more.")
-    return made
 
 
 def features_by(model: nn.Module, device: str) -> tuple[Callable[[Tensor], Tensor], str]:
@@ -148,48 +176,13 @@ def features_by(model: nn.Module, device: str) -> tuple[Callable[[Tensor], Tenso
     return forward, precision
 
 
-def _difference(out: Path, inputs: dict[str, Any]) -> str | None:
-    """Why `out` cannot take embeddings of these inputs; "" if it holds them, None if it is free or was interrupted."""
-    if not out.exists():
+def _open(config: EmbedConfig, image_size: int, inputs: Mapping[str, Any], asked: Mapping[str, Any]) -> ShardSet | None:
+    """The photographs to embed; None if `out` holds their embeddings. On rank 0 the parts' folder is made as well."""
+    if rank() == 0 and already_there(config.out, inputs, asked, force=config.force):
         return None
-    if not out.is_dir():
-        return "is a file"
-    if (out / FILES[2]).is_file():
-        there = read_json(out / FILES[2], "the embeddings' record")["provenance"].get("inputs", {})
-        found = first_difference(there, inputs, ())
-        return f"holds other embeddings ({found})" if found else ""
-    ours = {*FILES, "shards", ".embeddings", "..embeddings.tmp"}
-    strangers = sorted(path.name for path in out.iterdir() if path.name not in ours)
-    return f"holds other files ({strangers[0]})" if strangers else None
-
-
-def _save_into(out: Path, made: Embeddings) -> None:
-    """Store beside the shards that `out` may hold; the record comes last, and without it there are no embeddings."""
-    out.mkdir(parents=True, exist_ok=True)
-    beside = out / ".embeddings"
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(beside)
-    made.save(beside)
-    for name in FILES:
-        (beside / name).replace(out / name)
-    beside.rmdir()
-    sync_folder(out)
-
-
-def weights_sha256(backbone: Backbone) -> str:
-    """Hash of the backbone's model.safetensors; of its weights where they are from elsewhere."""
-    file = Path(backbone.source.removeprefix("folder ")) / "model.safetensors"
-    if file.is_file():
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    for name, tensor in sorted(backbone.model.state_dict().items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def preprocessing(backbone: Backbone) -> str:
-    """What happens to a photograph on its way to a feature, in words."""
-    steps = getattr(backbone.transform, "transforms", [backbone.transform])
-    return f"{'; '.join(str(step) for step in steps)}; features pooled by '{backbone.card.global_pool}', not normalized"
+    shards = open_data(config.data, config.out / "shards", image_size, workers=config.workers)
+    chosen = shards.select(config.splits) if config.splits else shards
+    if rank() == 0:
+        config.out.mkdir(parents=True, exist_ok=True)
+        Parts(config.out / PARTS, count=len(chosen), size=config.part).begin(asked)
+    return chosen

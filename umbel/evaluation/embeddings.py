@@ -6,6 +6,7 @@ Stored as a folder: embeddings.safetensors (features, label, split), keys.txt, e
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from umbel.run import UserError, atomic_folder, read_json
+
+
+def record(splits: Sequence[str], classes: Sequence[str], shape: tuple[int, ...], provenance: dict[str, Any]) -> str:
+    """The content of embeddings.json for features of a shape, (N, C)."""
+    told = {"format": 1, "splits": list(splits), "classes": list(classes)} | {
+        "count": int(shape[0]),
+        "width": int(shape[1]),
+        "provenance": provenance,
+    }
+    return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +76,12 @@ class Embeddings:
             "label": np.ascontiguousarray(self.label, dtype=np.int64),
             "split": np.ascontiguousarray(self.split, dtype=np.int64),
         }
-        told = {"format": 1, "splits": list(self.splits), "classes": list(self.classes)} | {
-            "count": len(self),
-            "width": int(self.features.shape[1]),
-            "provenance": self.provenance,
-        }
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder) as beside:
             save_file(arrays, beside / "embeddings.safetensors")
             (beside / "keys.txt").write_text("".join(f"{key}\n" for key in self.keys))
-            (beside / "embeddings.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+            text = record(self.splits, self.classes, self.features.shape, self.provenance)
+            (beside / "embeddings.json").write_text(text)
 
     @classmethod
     def load(cls, folder: Path) -> Embeddings:

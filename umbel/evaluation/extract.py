@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from umbel import __version__
 from umbel.backbones.folder import CROP_SHARE
 from umbel.data.folder import read_folder
 from umbel.data.index import ShardSet, find_shards, open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
-from umbel.data.photograph import BadPhotographError, read_photograph
-from umbel.data.reader import ShardReader
-from umbel.data.unreadable import UnreadableShardError
 from umbel.evaluation.embeddings import Embeddings
+from umbel.evaluation.photograph_batches import Prepare as Prepare
+from umbel.evaluation.photograph_batches import cut, photograph_batches
 from umbel.run import Bar, UserError
-
-Prepare = Callable[[Image], Tensor]
-"""A photograph -> a tensor, of the same shape for all photographs."""
 
 
 def open_data(data: str, folder: Path, image_size: int, *, workers: int = -1) -> ShardSet:
@@ -76,81 +71,75 @@ def extract(
         UserError: no photographs, a split or shard that is not there, or features that are not finite.
     """
     chosen = shards if splits is None else shards.select(splits)
-    loader = DataLoader(
-        _Photographs(chosen, prepare),
-        batch_size=batch,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=pin,
-        prefetch_factor=4 if workers else None,
-    )
     rows: list[int] = []
-    features: list[np.ndarray] = []
+    features = np.empty((0, 0), dtype=np.float32)
     bad: dict[str, str] = {}
     started = time.perf_counter()
     progress = contextlib.nullcontext() if title is None else Bar(title, len(chosen))
+    batches = photograph_batches(chosen, prepare, cut(0, len(chosen), batch), workers=workers, pin=pin)
     with progress as bar, torch.inference_mode():
-        for good, images, reasons, lost in loader:
-            if lost is not None:
-                raise UserError(lost)
+        for good, images, reasons in batches:
             if good:
+                made = forward(images).float().cpu().numpy()
+                if not rows:
+                    # All of them once: parts that are joined at the end would stand in memory twice.
+                    features = np.empty((len(chosen), made.shape[1]), dtype=np.float32)
+                features[len(rows) : len(rows) + len(good)] = made
                 rows += good
-                features.append(forward(images).float().cpu().numpy())
             bad |= {chosen.key(sample): reason for sample, reason in reasons.items()}
             if bar is not None:
                 bar.advance(len(good) + len(reasons))
     seconds = time.perf_counter() - started
-    if not rows:
+    check_some(len(rows), len(chosen), bad)
+    features = features[: len(rows)]
+    check_finite(features)
+    told = origin(chosen, bad) | pace(len(rows), seconds)
+    return Embeddings(features=features, **described(chosen, np.array(rows)), provenance=provenance | told)
+
+
+def check_some(made: int, asked: int, bad: Mapping[str, str]) -> None:
+    """Raise a UserError where no photograph could be embedded, with the first reason."""
+    if not made:
         first = f" (the first: {next(iter(bad.values()))})" if bad else ""
-        raise UserError(f"none of the {len(chosen)} photographs can be embedded{first}: give others as --data.")
-    stacked = np.concatenate(features)
-    if not np.isfinite(stacked).all():
+        raise UserError(f"none of the {asked} photographs can be embedded{first}: give others as --data.")
+
+
+def check_finite(features: np.ndarray) -> None:
+    """Raise a UserError where features are not finite."""
+    if not np.isfinite(features).all():
         raise UserError("the features are not finite: the backbone's weights are damaged, or diverged in training.")
-    names = list(dict.fromkeys(shard.split for shard in chosen.shards))
-    split_of_shard = np.array([names.index(shard.split) for shard in chosen.shards], dtype=np.int64)
-    members = chosen.members[rows]
-    return Embeddings(
-        features=stacked,
-        label=members["label"].astype(np.int64),
-        split=split_of_shard[members["shard"]],
-        keys=tuple(chosen.key(row) for row in rows),
-        splits=tuple(names),
-        classes=chosen.classes,
-        provenance=provenance
-        | {"data": {"folder": chosen.folder, "fingerprint": chosen.fingerprint()}}
-        | {"left_out": bad, "seconds": round(seconds, 3), "images_per_second": round(len(rows) / seconds, 1)}
-        | {"versions": {"umbel": __version__} | {name: version(name) for name in ("torch", "timm", "pillow")}},
-    )
 
 
-class _Photographs(Dataset[tuple[int, Tensor | str | UnreadableShardError]]):
-    """Sample i, prepared, or why it cannot be: a reason in words, or the error of its shard."""
-
-    def __init__(self, shards: ShardSet, prepare: Prepare) -> None:
-        self.reader, self.prepare = ShardReader(shards), prepare
-
-    def __len__(self) -> int:
-        return len(self.reader.shards)
-
-    def __getitem__(self, sample: int) -> tuple[int, Tensor | str | UnreadableShardError]:
-        try:
-            image = read_photograph(self.reader.read(sample, "jpg"))
-        except BadPhotographError as error:
-            return sample, str(error)
-        except UnreadableShardError as error:
-            return sample, error
-        return sample, self.prepare(image)
+def described(shards: ShardSet, rows: np.ndarray) -> dict[str, Any]:
+    """What embeddings of some samples, (N,) int64, tell besides their features: the other fields of `Embeddings`."""
+    names = list(dict.fromkeys(shard.split for shard in shards.shards))
+    split_of_shard = np.array([names.index(shard.split) for shard in shards.shards], dtype=np.int64)
+    members = shards.members[rows]
+    return {
+        "label": members["label"].astype(np.int64),
+        "split": split_of_shard[members["shard"]],
+        "keys": tuple(shards.key(row) for row in rows),
+        "splits": tuple(names),
+        "classes": shards.classes,
+    }
 
 
-def _collate(
-    items: list[tuple[int, Tensor | str | UnreadableShardError]],
-) -> tuple[list[int], Tensor, dict[int, str], str | None]:
-    """Numbers and tensors (B, ...) of the good samples, the reasons of the bad ones, and a shard's error in words.
+def origin(shards: ShardSet, bad: Mapping[str, str]) -> dict[str, Any]:
+    """Where photographs come from, which of them are left out, and what embedded them.
 
-    Raised in a worker, the error would come out as a traceback.
+    The data's sha256 is that of its shards' hashes, one behind the other; None where an index does not tell them.
     """
-    good = [sample for sample, item in items if isinstance(item, Tensor)]
-    images = [item for _, item in items if isinstance(item, Tensor)]
-    bad = {sample: item for sample, item in items if isinstance(item, str)}
-    lost = next((str(item) for _, item in items if isinstance(item, UnreadableShardError)), None)
-    return good, torch.stack(images) if images else torch.empty(0), bad, lost
+    hashes = [shard.sha256 for shard in shards.shards]
+    known = None if None in hashes else hashlib.sha256("".join(map(str, hashes)).encode()).hexdigest()
+    data = {"folder": shards.folder, "fingerprint": shards.fingerprint(), "shards_sha256": known}
+    return {"data": data, "left_out": dict(bad), "versions": versions()}
+
+
+def pace(count: int, seconds: float) -> dict[str, float]:
+    """How long it took."""
+    return {"seconds": round(seconds, 3), "images_per_second": round(count / max(seconds, 1e-9), 1)}
+
+
+def versions() -> dict[str, str]:
+    """Of Umbel and of what decodes, prepares and embeds."""
+    return {"umbel": __version__} | {name: version(name) for name in ("torch", "torchvision", "timm", "pillow")}

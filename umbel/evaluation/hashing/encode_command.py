@@ -57,7 +57,7 @@ def run(config: HashEncodeConfig) -> None:
     if already_made(config.out, "codes.json", asked, force=config.force):
         say(f"{config.out} already holds these codes.")
         return
-    names = ("backbone", "preprocessing", "data")
+    names = ("backbone", "preprocessing", "reading", "data")
     codes = encode(
         hasher,
         embeddings,

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 import tyro
 
-from umbel.backbones import load
 from umbel.config import nearest
 from umbel.data.photograph import BadPhotographError, read_photograph
 from umbel.evaluation.embed import weights_sha256
 from umbel.evaluation.hashing.codes import Codes
 from umbel.evaluation.hashing.search import asymmetric_search, hamming_search
 from umbel.evaluation.hashing.stored import Hasher, backbone_name, backbone_sha256, file_sha256, load_hasher
+from umbel.evaluation.reading import read_again
 from umbel.run import UserError
 
 
@@ -140,7 +140,7 @@ def photograph_features(codes: Codes, photo: Path, name: str | None) -> np.ndarr
     name = name or backbone_name(codes.provenance)
     if name is None:
         raise UserError("the codes do not tell the backbone that embedded their photographs: give it with --backbone.")
-    backbone = load(name)
+    backbone = read_again(name, codes.provenance)
     told = backbone_sha256(codes.provenance)
     if told is not None and weights_sha256(backbone) != told:
         raise UserError(f"{name} has other weights than the backbone that embedded these photographs.")
