@@ -28,7 +28,6 @@ AIMS = {"ViT-S": 2200, "ViT-B": 800, "ViT-L": 230}
 SECONDS = 75.0
 """Of training in an end-to-end task, the start apart."""
 POLICY_EPOCHS = 100.0
-RESUME_STEPS = 40
 
 
 def end_to_end(context: Context, *, model: str) -> list[dict[str, Any]]:
@@ -124,8 +123,8 @@ def resume(context: Context) -> list[dict[str, Any]]:
     """
     config = context.shrunk(context.config("ViT-S", 8)) if context.tiny else context.config("ViT-S", 32)
     shards = context.labeled()
-    count = len(open_shards(shards).select(PRETRAINING_SPLITS))
-    epochs = (RESUME_STEPS + 0.5) / (count // config.train.batch)
+    count, steps = len(open_shards(shards).select(PRETRAINING_SPLITS)), 20 if context.tiny else 40
+    epochs = (steps + 0.5) / (count // config.train.batch)
     log = context.work / "logs" / "checks.resume-pretrain.log"
     recipe = recipe_file(context, config, "resume")
 
@@ -143,16 +142,16 @@ def resume(context: Context) -> list[dict[str, Any]]:
         if number is not None:
             process = context.start(*command(run), log=log)
             try:
-                wait_until(process, run, log, seconds=0, step=RESUME_STEPS // 3)
+                wait_until(process, run, log, seconds=0, step=steps // 3)
             finally:
                 code = kill(process, number)
             expected = -number if number == signal.SIGKILL else 75
             rows.append(row(f"{name}: exit code {expected}", abs(code - expected), 0))
-            ended = metrics(run)[-1]["step"] >= RESUME_STEPS
+            ended = metrics(run)[-1]["step"] >= steps
             rows.append(row(f"{name}: 1 if the signal came after the last step", float(ended), 0))
         context.umbel(*command(run), log=log)
         found = metrics(run)
-        rows.append(row(f"{name}: steps that are missing", RESUME_STEPS - len(found), 0))
+        rows.append(row(f"{name}: steps that are missing", steps - len(found), 0))
         losses[name] = [line["loss"] for line in found[-5:]]
         shutil.rmtree(run)
     for name in ("killed", "asked to stop"):

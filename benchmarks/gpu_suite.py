@@ -31,6 +31,8 @@ from umbel.run import UserError, read_json, write_atomic
 TOLD = 15
 """Last lines of a failed task's output that are kept."""
 TINY_MINUTES = 0.5
+TINY_LIMIT = 15.0
+"""Minutes: what is tiny runs on whatever machine."""
 MARGIN_SECONDS = 10.0
 """What of --minutes is kept for writing the tables."""
 
@@ -124,7 +126,7 @@ def run_all(chosen: list[Task], options: argparse.Namespace) -> int:
             print(f"{task.name}: {minutes:g} min do not fit into {max(left, 0):.1f}.", flush=True)
             continue
         # A task may take twice its estimate and a minute; that it is cut off before is no fault of its own.
-        limit = 60 * (2 * minutes + (4 if options.tiny else 1))
+        limit = 60 * (TINY_LIMIT if options.tiny else 2 * minutes + 1)
         result = run(task, options, min(limit, 60 * left))
         if result["state"] == "cut off" and limit > 60 * left:
             print(f"{task.name}: cut off after {result['seconds']:.0f} s; the next start runs it again.", flush=True)
