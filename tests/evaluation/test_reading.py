@@ -17,6 +17,9 @@ from umbel.backbones import Backbone, load
 from umbel.backbones.folder import ModelCard, write_timm_folder
 from umbel.evaluation.baselines import untrained
 from umbel.evaluation.embed import EmbedConfig
+from umbel.evaluation.embeddings import Embeddings
+from umbel.evaluation.hashing.codes import Codes
+from umbel.evaluation.hashing.search_command import photograph_features
 from umbel.evaluation.reading import ReadConfig, load_to_read, paper_transform, read_again, read_as, weights_sha256
 from umbel.evaluation.tokens import TokenReader
 from umbel.run import UserError
@@ -251,3 +254,23 @@ def test_a_photograph_is_read_again_as_those_that_are_stored(tmp_path: Path, pic
             pairs = [b.model(b.transform(image)[None]) for b in (first, again)]
         assert torch.equal(*pairs)
     assert read_again(name, {"reading": None}).dim == read_again(name, {}).dim == 16
+
+
+def test_hash_search_reads_its_photograph_as_the_stored_ones(
+    tmp_path: Path, foreign_shards: Callable[..., Path], jpeg: Callable[..., bytes], umbel: Callable[..., Any]
+) -> None:
+    loaded("registers", tmp_path / "backbone")
+    made, settings = tmp_path / "e", ["--device", "cpu", "--crovca.batch", 8, "--photographs.workers", 0, "--bits", 4]
+    data = foreign_shards(2, 8)
+    reading = ["--tokens", "mean", "--image-size", 48, "--workers", 0, "--device", "cpu"]
+    assert umbel("embed", tmp_path / "backbone", "--data", data, "--out", made, *reading).code == 0
+    fitted = umbel("hash", "fit", made, "--out", tmp_path / "coder", *settings)
+    assert fitted.code == 0, fitted.err
+    # The same backbone with features of another kind is another coder.
+    again = ["hash", "fit", tmp_path / "backbone", "--data", data, "--out", tmp_path / "coder"]
+    assert "reading" in umbel(*again, *settings).err
+    encode = ["hash", "encode", tmp_path / "coder", "--embeddings", made, "--out", tmp_path / "codes"]
+    assert umbel(*encode).code == 0
+    (tmp_path / "mine.jpg").write_bytes(jpeg(5))
+    found = photograph_features(Codes.load(tmp_path / "codes"), tmp_path / "mine.jpg", None)
+    np.testing.assert_allclose(found[0], Embeddings.load(made).features[5], rtol=1e-4, atol=1e-5)

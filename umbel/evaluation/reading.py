@@ -69,8 +69,14 @@ def read_again(name: str, provenance: Mapping[str, Any]) -> Backbone:
     Raises:
         UserError: see `load_to_read`.
     """
+    told = chosen_reading(provenance)
+    return load(name) if told is None else read_as(load(name, any_size=True), ReadConfig(**told))
+
+
+def chosen_reading(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How embeddings' photographs were read, where that is not how the backbone reads by itself."""
     told = provenance.get("reading")
-    return load(name) if not told else read_as(load(name, any_size=True), ReadConfig(**told))
+    return told if isinstance(told, dict) and told != dataclasses.asdict(ReadConfig()) else None
 
 
 def read_as(backbone: Backbone, config: ReadConfig) -> Backbone:

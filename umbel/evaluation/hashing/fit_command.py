@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from umbel.backbones import Backbone, load
+from umbel.backbones import Backbone
 from umbel.data.index import ShardSet, find_shards, open_shards
 from umbel.evaluation.embed import preprocessing, weights_sha256
 from umbel.evaluation.embeddings import Embeddings
@@ -25,6 +25,7 @@ from umbel.evaluation.hashing.stored import (
     save_hasher,
     versions,
 )
+from umbel.evaluation.reading import chosen_reading, read_again
 from umbel.machine import DeviceChoice, choose_device
 from umbel.run import UserError, say
 
@@ -97,6 +98,8 @@ def _fit_on_photographs(config: HashFitConfig, embeddings: Embeddings | None) ->
         "photographs": _that_matter(config.photographs),
     }
     asked |= {"backbone": sha256, "data": shards.fingerprint()}
+    if embeddings is not None and (reading := chosen_reading(embeddings.provenance)) is not None:
+        asked["reading"] = reading
     if _there(config, asked):
         return
     device = choose_device(config.device)
@@ -140,7 +143,7 @@ def _backbone_and_shards(config: HashFitConfig, embeddings: Embeddings | None) -
         raise UserError(f"{data} holds no shards: make them with `umbel shards make folder`.")
     shards = open_shards(data)
     splits = _fitting_splits(tuple(shard.split for shard in shards.shards))
-    return load(str(name)), shards.select(splits)
+    return read_again(str(name), embeddings.provenance if embeddings else {}), shards.select(splits)
 
 
 def _fitting_splits(splits: tuple[str, ...]) -> list[str]:
