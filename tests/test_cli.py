@@ -79,7 +79,7 @@ OPTIONS = {
         --data --out --splits --batch --device --workers --force --no-force""",
     "probe": """
         --data --shots --draws --knn --seed --baselines --no-baselines --json --no-json --out --batch --device
-        --workers""",
+        --workers --sensitivity --no-sensitivity --sensitivity-photographs --efficiency --no-efficiency""",
     "hash fit": """
         --out --data --bits --method --seed --device --force --no-force --crovca.size --crovca.affine
         --crovca.no-affine --crovca.epochs --crovca.batch --crovca.learning-rate --crovca.floor

@@ -23,6 +23,7 @@ from umbel.evaluation.baselines import baseline_embeddings, untrained
 from umbel.evaluation.embed import check_loading, embed
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.extract import open_data
+from umbel.evaluation.probe_extras import Extras
 from umbel.evaluation.probe_rows import QUERIES, SUPPORT, ProbeRow, divide, probe, probe_features, table
 from umbel.machine import DeviceChoice, choose_device, choose_workers
 from umbel.run import UserError, say, write_atomic
@@ -50,6 +51,12 @@ class ProbeConfig:
     """Seed of the draws and of the untrained backbone."""
     baselines: bool = True
     """Measure color histogram, raw pixels and the untrained backbone as well."""
+    sensitivity: bool = False
+    """Measure how far each augmentation moves embeddings; the picture goes beside --out."""
+    sensitivity_photographs: int = 200
+    """Photographs that are changed for it, balanced over species."""
+    efficiency: bool = False
+    """Measure parameters, multiply-adds, latency, throughput, memory and energy of the backbone."""
     json: bool = False
     """Print JSON instead of the table."""
     out: Path | None = None
@@ -64,7 +71,7 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         check_loading(self.batch, self.workers)
         # An interval needs two draws.
-        for name, low in (("shots", 1), ("draws", 2), ("knn", 1), ("seed", 0)):
+        for name, low in (("shots", 1), ("draws", 2), ("knn", 1), ("seed", 0), ("sensitivity_photographs", 4)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
 
@@ -81,8 +88,11 @@ def run(config: ProbeConfig) -> None:
     with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
         device = choose_device(config.device)
         say(f"device {device.value}: {device.reason}.")
+        extras = _extras(config)
+        extras.check()
         with tempfile.TemporaryDirectory(prefix="umbel-probe-") as folder:
             features = gather(config, Path(folder), device.value)
+            more = extras.measure(Path(folder), device.value)
         measured = {"shots": config.shots, "draws": config.draws, "seed": config.seed, "k": config.knn}
         rows = probe(features, **measured, device=device.value)
     first = next(iter(features.values()))
@@ -94,13 +104,16 @@ def run(config: ProbeConfig) -> None:
     text = json.dumps(
         {"format": 1, "command": "probe", "protocol": measured | {"queries": asked}, "photographs": counts}
         | {"rows": [dataclasses.asdict(row) for row in rows], "classes": list(first.classes)}
-        | {"provenance": first.provenance},
+        | {"provenance": first.provenance}
+        | more,
         indent=1,
         ensure_ascii=False,
     )
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(config.out, text + "\n")
+        with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
+            extras.draw_costs()
     if config.json:
         print(text)
         return
@@ -109,6 +122,18 @@ def run(config: ProbeConfig) -> None:
     if rows[0].left_out:
         names = [first.classes[label] if label < len(first.classes) else str(label) for label in rows[0].left_out]
         say(f"too small for {config.shots} shots, left out: {', '.join(names)}")
+
+
+def _extras(config: ProbeConfig) -> Extras:
+    return Extras(
+        backbone=config.backbone,
+        data=config.data,
+        out=config.out,
+        sensitivity=config.sensitivity_photographs if config.sensitivity else 0,
+        efficiency=config.efficiency,
+        seed=config.seed,
+        workers=config.workers,
+    )
 
 
 def gather(config: ProbeConfig, folder: Path, device: str) -> dict[str, Embeddings]:
