@@ -111,23 +111,38 @@ def test_a_counter_that_stands_still_is_no_energy_of_0(backbone: Backbone) -> No
     assert found.energy_reason == "the counter did not move while the batches ran"
 
 
-def test_batches_are_timed_after_a_warm_up_and_few_have_no_p95() -> None:
-    calls: list[int] = []
+class Clock:
+    """Time that passes only in `work`."""
 
-    def forward(images: Tensor) -> Tensor:
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.calls = 0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def work(self, images: Tensor) -> Tensor:
         assert torch.is_inference_mode_enabled()
-        calls.append(len(images))
+        self.calls += 1
+        self.now += 1.0 if self.calls == 1 else 0.25 if self.calls % 10 else 0.75
         return images
 
-    few = time_batches(forward, torch.zeros(2, 3, 8, 8), device="cpu", seconds=0, counter=NONE, least=19)
-    assert (few.runs, few.p95_ms) == (19, None)
-    assert calls == [2] * 20
-    many = time_batches(forward, torch.zeros(2, 3, 8, 8), device="cpu", seconds=0, counter=NONE, least=20)
-    assert many.p95_ms is not None
-    assert many.p95_ms >= many.p50_ms > 0
-    # The mean lies between the fastest and the slowest.
-    assert many.images_per_second > 0
-    assert many.images_per_second < 1e9
+
+@pytest.mark.parametrize(("seconds", "runs"), [(1.5, 6), (0.1, 3), (7.5, 26)])
+def test_the_time_of_batches_is_bounded_and_the_first_batch_is_none_of_them(
+    seconds: float, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("umbel.evaluation.latency.time", clock)
+    found = time_batches(clock.work, torch.zeros(2, 3, 8, 8), device="cpu", seconds=seconds, counter=NONE)
+    warm = max(1, clock.calls - runs)
+    took = [0.25 if number % 10 else 0.75 for number in range(warm + 1, warm + runs + 1)]
+    assert found.runs == runs
+    assert clock.calls == runs + (3 if seconds == 7.5 else 1)
+    assert found.p50_ms == 250
+    assert found.images_per_second == pytest.approx(2 * runs / sum(took))
+    # 2 of 26 take longer, and the percentile lies between; of fewer than 20 there is none.
+    assert found.p95_ms == (625 if runs == 26 else None)
 
 
 def test_weights_without_a_file_here_are_weighed_as_the_file_they_would_be(backbone: Backbone) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from umbel.evaluation.chart import Paint, plain
+from umbel.evaluation.point_names import name_points
 from umbel.evaluation.report_charts import FIRST, INK, RULE
 
 WIDTH, HEIGHT = 7.5, 4.6
@@ -82,29 +83,19 @@ def _paint(rows: Sequence[CostRow], measure: str, figure: Figure, colors: dict[s
     axes.errorbar(cost, accuracy, half, fmt="none", color=colors[FIRST], elinewidth=1.2)
     area = 260 * np.array([row.parameters for row in rows]) / max(row.parameters for row in rows)
     axes.scatter(cost, accuracy, s=np.maximum(area, 20), color=colors[FIRST], alpha=0.55, linewidth=0, zorder=3)
-    for place, (row, x, y) in enumerate(zip(rows, cost, accuracy, strict=True)):
-        # Above and below in turn: neighbors by cost are the ones that would collide.
-        above = place % 2 == 0
-        axes.annotate(
-            f"{row.name}, {row.parameters / 1e6:.3g} M",
-            (x, y),
-            xytext=(0, 13 if above else -13),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if above else "top",
-            fontsize=9,
-            color=colors[INK],
-        )
     axes.set_xscale("log")
     axes.set_xlim(cost.min() / 2.2, cost.max() * 2.2)
     low, high = float((accuracy - half).min()), float((accuracy + half).max())
-    room = max(2.0, 0.22 * (high - low))
+    room = max(2.0, 0.15 * (high - low))
     axes.set_ylim(max(0.0, low - room), high + room)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     axes.set_xlabel("GMAC an image (FLOPs: twice as many), logarithmic", color=colors[INK])
     axes.set_ylabel(measure, color=colors[INK])
+    names = [f"{row.name}, {row.parameters / 1e6:.3g} M" for row in rows]
+    name_points(axes, names, cost, accuracy, half, colors[INK])
 
 
 def _sorted(rows: Sequence[CostRow]) -> list[CostRow]:

@@ -39,7 +39,7 @@ def paint(found: Sensitivity) -> Paint:
     return functools.partial(_paint, found)
 
 
-def words_for_those_who_do_not_see(found: Sensitivity) -> str:
+def in_words(found: Sensitivity) -> str:
     """What the picture shows."""
     strongest = (max(group, key=lambda one: one.movement) for group in by_operation(found.moved))
     told = ", ".join(f"{one.name} {one.movement:.2f}" for one in strongest)
