@@ -70,6 +70,7 @@ def test_both_go_into_the_json_and_pictures_beside_it(
         (change.operation, change.label) for change in changes()
     ]
     assert told["sensitivity"]["photographs"] == 4
+    assert told["sensitivity"]["source"] == told["efficiency"]["source"] == f"folder {backbone}"
     assert told["efficiency"]["image_size"] == 16
     assert [one["batch"] for one in told["efficiency"]["latency"]] == [1, 32]
     assert "from mild to strong" in said

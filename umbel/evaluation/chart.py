@@ -31,7 +31,7 @@ def save_chart(paint: Paint, out: Path, command: str, *, width: float, height: f
     buffer = io.BytesIO()
     _draw(paint, ON_PAPER, width, height).savefig(buffer, format="png", dpi=130, facecolor="white")
     with Image.open(buffer) as picture:
-        save_picture(picture, out, command)
+        save_picture(picture.convert("RGB"), out, command)
 
 
 def chart_for_page(paint: Paint, alt: str, *, width: float, height: float) -> Markup:

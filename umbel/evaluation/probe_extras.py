@@ -46,7 +46,8 @@ class Extras:
         """
         if self.sensitivity and self.data is None:
             raise UserError("--sensitivity changes photographs: give them as --data.")
-        if self.sensitivity or self.efficiency:
+        if (self.sensitivity or self.efficiency) and self._behind() != self.backbone:
+            # Behind embeddings the probe itself can do without it.
             load(self._behind())
         for name, asked in (("sensitivity", self.sensitivity), ("efficiency", self.efficiency)):
             picture = self._picture(name)
@@ -82,7 +83,7 @@ class Extras:
                 device=device,
                 workers=int(choose_workers(self.workers, 1).value),
             )
-            found["sensitivity"] = dataclasses.asdict(moved)
+            found["sensitivity"] = {"source": backbone.source} | dataclasses.asdict(moved)
             say(sensitivity_words.table(moved))
             for line in sensitivity_words.sentences(moved):
                 say(line)
