@@ -80,7 +80,8 @@ OPTIONS = {
         --no-force""",
     "probe": """
         --data --against --probes --shots --draws --knn --episodes --ways --seed --baselines --no-baselines --suite
-        --suite-data --json --no-json --out --batch --device --workers""",
+        --suite-data --sensitivity --no-sensitivity --sensitivity-photographs --efficiency --no-efficiency
+        --json --no-json --out --batch --device --workers""",
     "hash fit": """
         --out --data --bits --method --seed --device --force --no-force --crovca.size --crovca.affine
         --crovca.no-affine --crovca.epochs --crovca.batch --crovca.learning-rate --crovca.floor

@@ -21,6 +21,7 @@ import tyro
 from umbel.evaluation.compare import Comparison, compare
 from umbel.evaluation.embed import check_loading
 from umbel.evaluation.embeddings import Embeddings
+from umbel.evaluation.probe_extras import Extras
 from umbel.evaluation.probe_file import document, refuse_stranger
 from umbel.evaluation.probe_rows import Measured, ProbeRow, divide, measure, probe, probe_features
 from umbel.evaluation.probe_settings import Probe, ProbeSettings
@@ -64,6 +65,12 @@ class ProbeConfig:
     """Measure on the sets of a suite, by its protocol, beside published figures: meta-album-plants."""
     suite_data: Path | None = None
     """Folder with the suite's shards: SUITE_DATA/PLT_NET and so on."""
+    sensitivity: bool = False
+    """Measure how far each augmentation moves embeddings; the picture goes beside --out."""
+    sensitivity_photographs: int = 200
+    """Photographs that are changed for it, balanced over species."""
+    efficiency: bool = False
+    """Measure parameters, multiply-adds, latency, throughput, memory and energy of the backbone."""
     json: bool = False
     """Print JSON instead of the table."""
     out: Path | None = None
@@ -77,12 +84,15 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         check_loading(self.batch, self.workers)
-        if self.knn < 1:
-            raise ValueError(f"knn must be at least 1, not {self.knn}")
+        for name, low in (("knn", 1), ("sensitivity_photographs", 4)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
         if len({self.backbone, *self.against, PRETRAINED}) < len(self.against) + 2:
             raise ValueError(f"against must name other backbones, each once, not {' '.join(self.against)}")
         if (self.suite is None) != (self.suite_data is None):
             raise ValueError("suite and suite_data go together: give both or neither")
+        if self.suite is not None and (self.sensitivity or self.efficiency):
+            raise ValueError("suite measures accuracy alone: leave out sensitivity and efficiency")
         if self.suite is not None and (self.data is not None or self.against):
             raise ValueError("suite has its own data and compares with published figures: leave out data and against")
         _ = self.settings  # checks the numbers
@@ -113,10 +123,13 @@ def run(config: ProbeConfig) -> None:
     with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
         device = choose_device(config.device)
         say(f"device {device.value}: {device.reason}.")
-        text, told = _suite(config, device.value) if config.suite else _probe(config, device.value)
-    if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(config.out, text)
+        extras = _extras(config)
+        extras.check()
+        text, told = _suite(config, device.value) if config.suite else _probe(config, extras, device.value)
+        if config.out is not None:
+            config.out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(config.out, text)
+            extras.draw_costs()
     say(text.rstrip("\n") if config.json else told)
 
 
@@ -132,10 +145,11 @@ def _suite(config: ProbeConfig, device: str) -> tuple[str, str]:
     return text + "\n", str(result)
 
 
-def _probe(config: ProbeConfig, device: str) -> tuple[str, str]:
+def _probe(config: ProbeConfig, extras: Extras, device: str) -> tuple[str, str]:
     """The file's text and what is printed."""
     with tempfile.TemporaryDirectory(prefix="umbel-probe-") as folder:
         gathered = gather(config, Path(folder), device)
+        more = extras.measure(Path(folder), device)
     measured = measure(gathered.features, config.settings, device=device, metadata=gathered.metadata)
     _add_alignment(measured, gathered)
     comparisons = compare_all(measured, seed=config.seed)
@@ -156,6 +170,7 @@ def _probe(config: ProbeConfig, device: str) -> tuple[str, str]:
         comparisons=comparisons,
         absent=absent,
         provenance=first.provenance,
+        more=more,
     )
     told = [f"{counts['support']} support photographs, {counts['queries']} queries: {asked}.", table(measured)]
     told += ["", more_table(measured), "", *sentences(measured[0], first.classes)]
@@ -163,6 +178,18 @@ def _probe(config: ProbeConfig, device: str) -> tuple[str, str]:
     told += absent
     told += _left_out(measured[0].row, first)
     return text, "\n".join(told)
+
+
+def _extras(config: ProbeConfig) -> Extras:
+    return Extras(
+        backbone=config.backbone,
+        data=config.data,
+        out=config.out,
+        sensitivity=config.sensitivity_photographs if config.sensitivity else 0,
+        efficiency=config.efficiency,
+        seed=config.seed,
+        workers=config.workers,
+    )
 
 
 def compare_all(measured: Sequence[Measured], *, seed: int) -> list[Comparison]:

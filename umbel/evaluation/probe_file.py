@@ -20,6 +20,7 @@ def document(
     comparisons: Sequence[Any],
     absent: Sequence[str],
     provenance: Mapping[str, Any],
+    more: Mapping[str, Any],
 ) -> str:
     """The file's text. Accuracies and shares lie between 0 and 1; E is an estimate {"value", "low", "high"}, the ends
     being those of its 95 % interval. What was not asked for, or cannot be told, is absent; `absent` says why.
@@ -43,7 +44,9 @@ def document(
         "open_set": [{"score": "centroid" or "nearest neighbor", "unknown": species left out, "draws", "auroc": E,
                       "false_accepts": E}],
         "label_free": {"rankme": E, "width", "uniformity": E, "alignment": E or absent}
-      }]
+      }],
+      "efficiency", "sensitivity": of the backbone itself, where asked; see umbel/evaluation/efficiency.py and
+                                   sensitivity_measure.py
     }
     R = {"micro": E, "macro": E, "top5": E or absent, "calibration_error": E or absent, "count": queries,
          "classes": [C], "confusions": [X], "frequency": [G], "organ": [G], "taxonomy": T}
@@ -55,7 +58,7 @@ def document(
     """
     told = {"format": 1, "command": "probe", "protocol": protocol, "photographs": photographs}
     told |= {"rows": rows, "comparisons": comparisons, "absent": absent}
-    told |= {"classes": classes, "provenance": provenance}
+    told |= {"classes": classes, "provenance": provenance, **more}
     return json.dumps(told, indent=1, ensure_ascii=False, default=_plain) + "\n"
 
 

@@ -158,7 +158,7 @@ def mean(values: np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else np.nan
 
 
-def for_page(svg: str, alt: str) -> Markup:
+def for_page(svg: str, alt: str, *, width: int = WIDTH, height: int = HEIGHT) -> Markup:
     """matplotlib's SVG file as an element of the page: no file header, no names twice, the page's colors and font."""
     inside = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     inside = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", inside, flags=re.DOTALL)
@@ -171,4 +171,4 @@ def for_page(svg: str, alt: str) -> Markup:
         inside = inside.replace(placeholder, color)
     lines = (line.strip() for line in inside.splitlines())
     content = Markup("\n".join(line for line in lines if line))
-    return tag("svg", join(content), viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=alt)
+    return tag("svg", join(content), viewBox=f"0 0 {width} {height}", role="img", aria_label=alt)
