@@ -126,13 +126,9 @@ def _patches(sources: Sequence[Source], shards: ShardSet | None) -> Markup:
     parts = []
     for source in sources[:MAPS]:
         backbone = _backbone(source)
-        if backbone is not None:
-            parts += [tag("h3", source.name), patch_maps(backbone, photographs)]
-    return (
-        join(patch_words(), *parts)
-        if parts
-        else aside("There are no maps of patch features: no backbone is where it was.")
-    )
+        gone = aside("There are no maps of patch features: the backbone is not where it was.")
+        parts += [tag("h3", source.name), gone if backbone is None else patch_maps(backbone, photographs)]
+    return join(patch_words(), *parts)
 
 
 def _backbone(source: Source) -> Backbone | None:

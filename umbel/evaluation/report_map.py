@@ -43,7 +43,8 @@ def maps(sets: Mapping[str, Embeddings], album: Album, *, seed: int) -> Markup:
     # Each thumbnail stands in the page once, however many maps show it.
     properties = ";".join(f"--t{number}:url({source})" for number, source in enumerate(thumbnails) if source)
     told_above = (
-        f"{len(rows):,} of {len(first):,} photographs, drawn by the seed: 50 principal components, then t\N{NON-BREAKING HYPHEN}SNE. "
+        f"{len(rows):,} of {len(first):,} photographs, drawn by the seed: 50 principal components, then "
+        "t\N{NON-BREAKING HYPHEN}SNE. "
         "Photographs that lie together are alike to the backbone; distances between far groups mean nothing. Point at "
         "a mark to see its photograph; the tabulator key goes to one photograph of each marked species."
     )

@@ -58,7 +58,8 @@ h3:not(:first-child) { margin-top: 2rem; } .panel h3 { margin: 0 0 .25rem; }
 .map-keys { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; font-size: .93rem; }
 .dot { position: absolute; width: .75rem; height: .75rem; margin: -.375rem; font-style: normal; }
 .map-keys .dot { position: relative; display: inline-block; margin: 0 .45rem 0 0; vertical-align: -.05em; }
-.dot::before { content: ""; position: absolute; inset: 0; background: var(--soft); opacity: .4; transform: scale(.6);
+@media (max-width: 40rem) { .map-inside .dot { width: .55rem; height: .55rem; margin: -.275rem; } }
+.dot::before { content: ""; position: absolute; inset: 0; background: var(--soft); opacity: .35; transform: scale(.55);
   clip-path: circle(50%); }
 .map-inside .dot:hover, .map-inside .dot:focus { z-index: 2; outline-offset: 1px; }
 .map-inside .dot:hover::after, .map-inside .dot:focus::after { content: attr(data-n); position: absolute; top: 1rem;
