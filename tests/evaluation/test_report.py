@@ -23,12 +23,14 @@ from umbel.backbones.build import BackboneConfig, build, model_arguments
 from umbel.backbones.folder import ModelCard, write_timm_folder
 from umbel.data.index import open_shards
 from umbel.data.make import MakeSyntheticConfig, make_synthetic
+from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.fewshot import interval
 from umbel.evaluation.hashing import Codes
 from umbel.evaluation.probe_rows import ProbeRow
 from umbel.evaluation.report import ReportConfig, run, write_report
 from umbel.evaluation.report_html import Markup, table, tag
 from umbel.evaluation.report_pictures import choose, components_as_colors, patch_grid
+from umbel.evaluation.report_sorting import SCRIPT
 from umbel.evaluation.report_style import STYLE
 from umbel.evaluation.report_words import duration, features_told, health, speed, verdict
 from umbel.run import UserError
@@ -45,6 +47,9 @@ SECTIONS = (
     "Speed",
     "Augmented views",
     "Patch features",
+    "Nearest neighbors",
+    "Map of features",
+    "Most confused",
     "Retrieval by code",
     "Hashing",
     "Cost",
@@ -162,6 +167,14 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         classes=shards.classes,
         provenance={"coder": {"method": "crovca"}, "data": {"fingerprint": shards.fingerprint()}},
     ).save(path / "codes")
+    Embeddings(
+        features=np.random.default_rng(0).normal(size=(48, 6)).astype(np.float32),
+        label=shards.members["label"].astype(np.int64),
+        split=np.repeat([0, 1], 24),
+        keys=tuple(map(shards.key, range(48))),
+        splits=("test", "train"),
+        classes=shards.classes,
+    ).save(path / "embeddings")
     return path
 
 
@@ -223,10 +236,11 @@ def test_a_full_run_has_every_section(whole: str) -> None:
 
 
 def test_the_file_is_one_and_fetches_nothing(whole: str) -> None:
-    assert re.findall(r"https?://|@import|url\((?!#)|//[a-z]+\.", whole) == []
+    assert re.findall(r"https?://|@import|url\((?!#|data:image/)|//[a-z]+\.", whole) == []
     page = Reader(whole)
     names = {name for name, _ in page.elements}
-    assert not names & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    assert [name for name, _ in page.elements].count("script") == 1
+    assert not names & {"link", "iframe", "object", "embed", "base", "form"}
     for _, attributes in page.elements:
         assert (attributes.get("src") or "data:").startswith("data:image/") or "src" not in attributes
         assert (attributes.get("href") or "#").startswith("#")
@@ -237,8 +251,8 @@ def test_the_file_is_one_and_fetches_nothing(whole: str) -> None:
 def test_every_picture_has_an_alternative_text_and_opens(whole: str) -> None:
     page = Reader(whole)
     pictures = page.all("img")
-    # A sheet, six pairs, six queries with five neighbors.
-    assert len(pictures) == 1 + 2 * 6 + 6 * 6
+    # A sheet, six photographs with map and attention, twice six queries with neighbors, four confused pairs.
+    assert len(pictures) == 1 + 3 * 6 + 2 * 6 * 6 + 2 * 4
     for attributes in pictures:
         assert attributes["alt"]
         image = Image.open(io.BytesIO(base64.b64decode(str(attributes["src"]).partition(",")[2])))
@@ -265,7 +279,7 @@ def test_the_text_of_curves_is_text_in_the_pages_colors(whole: str) -> None:
 
 
 def test_the_table_holds_the_numbers_of_the_probe(whole: str) -> None:
-    cells = Reader(whole).text("td")
+    cells = Reader(whole).text("td", "strong")
     for row in ROWS:
         half = f"{100 * row.interval:.1f}"
         assert f"{100 * row.mean:.1f}{SPACE}±{SPACE}{half}{SPACE}%" in cells
@@ -282,7 +296,8 @@ def test_costs_and_codes_are_told(whole: str) -> None:
 
 
 def test_right_and_wrong_are_words(whole: str, full_run: Path) -> None:
-    marks = [text for text in Reader(whole).text("span") if text.startswith(("✓", "✗", "Query"))]
+    section = whole[whole.index('<section id="retrieval-by-code"') : whole.index('<section id="hashing"')]
+    marks = [text for text in Reader(section).text("span") if text.startswith(("✓", "✗", "Query"))]
     assert len(marks) == 36
     assert all(re.fullmatch(r"Query|✓ right, \d bits?|✗ wrong, \d bits?", mark) for mark in marks)
     codes = Codes.load(full_run / "codes")
@@ -303,6 +318,7 @@ def test_right_and_wrong_are_words(whole: str, full_run: Path) -> None:
         ("hash.json", ["There is no hashing table"]),
         ("steps.json", ["What each step cost was not recorded"]),
         ("codes", ["the run folder has no codes"]),
+        ("embeddings", ["The run folder has no embeddings"]),
         ("checkpoints", ["There are no maps of patch features: run"]),
     ],
 )
@@ -318,7 +334,7 @@ def test_a_missing_file_is_told_in_a_sentence(file: str, sentences: list[str], a
 def test_photographs_that_are_gone_are_told(a_run: Path, tmp_path: Path) -> None:
     edit_config(a_run, data=str(tmp_path / "gone"))
     page = write_report(a_run).read_text()
-    assert page.count("the photographs are not at hand") == 3
+    assert page.count("the photographs are not at hand") == 6
     assert "none at hand" in page
     assert not Reader(page).all("img")
 
@@ -327,6 +343,7 @@ def test_other_photographs_are_called_so(a_run: Path, foreign_shards: Callable[.
     page = write_report(a_run, data=str(foreign_shards())).read_text()
     assert "not what the run was trained on" in page
     assert "the shards at hand hold other photographs than the codes" in page
+    assert page.count("The embeddings cannot be shown: the shards at hand hold other photographs.") == 3
     # The count of photographs is the training's own, and not known here.
     assert "on photographs for 20 steps" in page
 
@@ -354,7 +371,7 @@ def test_names_are_escaped(a_run: Path) -> None:
     page = write_report(a_run).read_text()
     assert EVIL not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 40
-    assert not [attributes for name, attributes in Reader(page).elements if name == "script"]
+    assert Reader(page).text("script") == [SCRIPT]
 
 
 def test_a_tag_escapes_all_but_markup() -> None:
@@ -384,10 +401,11 @@ def test_color_wins() -> None:
     assert "Pretraining itself takes away 10.0 ± 0.0 percentage points" in told
 
 
-def test_overlapping_intervals_decide_nothing() -> None:
-    told = words([probe_row(OURS, 0.505), probe_row(COLOR, 0.5), probe_row(FRESH, 0.51)])
+def test_what_cannot_be_told_apart_decides_nothing() -> None:
+    told = words([probe_row(OURS, 0.505, spread=-0.01), probe_row(COLOR, 0.5), probe_row(FRESH, 0.51)])
     assert told.startswith("The 5-shot table is undecided: the untrained backbone reaches 51.0 ±")
     assert "wins" not in told
+    assert "apart, and no difference can be told." in told
     assert "Whether pretraining helped at all is undecided" in told
 
 
@@ -396,15 +414,19 @@ def test_a_row_alone_wins_nothing() -> None:
     assert "wins" not in words([ROWS[0]])
 
 
-def test_only_a_decided_table_has_a_best_row(a_run: Path) -> None:
+def test_only_a_decided_table_has_a_best_number(a_run: Path) -> None:
     def best(rows: list[ProbeRow]) -> list[str]:
         write_probe(a_run / "probe.json", rows, [])
         page = write_report(a_run).read_text()
         section = page[page.index('id="few-shot-accuracy"') : page.index('id="training"')]
-        return re.findall(r'<tr class="best"><th scope="row">([^<]*)', section)
+        # Only the number with an interval is bold.
+        assert section.count("<strong>") <= 1
+        return re.findall(r'<th scope="row">([^<]*)</th><td><strong>[^<]*±', section)
 
     assert best([ROWS[1], ROWS[0]]) == [OURS]
-    assert best([probe_row(OURS, 0.5), probe_row(COLOR, 0.501)]) == []
+    assert best([probe_row(OURS, 0.5), probe_row(COLOR, 0.501, spread=-0.01)]) == []
+    # Draws decide together what their own intervals leave open.
+    assert best([probe_row(OURS, 0.5), probe_row(COLOR, 0.501)]) == [COLOR]
 
 
 def test_health_is_told() -> None:
@@ -625,7 +647,7 @@ def test_a_damaged_probe_is_refused(content: str, a_run: Path) -> None:
 
 def test_only_a_report_is_replaced(full_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "report.html"
-    run(ReportConfig(run=full_run, out=out))
+    run(ReportConfig(paths=(str(full_run),), out=out))
     assert capsys.readouterr().out.startswith(f"{out}: 0.")
     write_report(full_run, out=out)
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]

@@ -46,7 +46,7 @@ def chart_for_page(paint: Paint, alt: str, *, width: float, height: float) -> Ma
         buffer = io.StringIO()
         same = {color: color for color in ON_PAPER}
         _draw(paint, same, width, height).savefig(buffer, format="svg", metadata={"Date": None})
-    return for_page(buffer.getvalue(), alt, width=round(72 * width), height=round(72 * height))
+    return for_page(buffer.getvalue(), alt, (round(72 * width), round(72 * height)))
 
 
 def plain(axes: Axes, colors: dict[str, str]) -> None:

@@ -1,50 +1,63 @@
-"""`umbel report RUN`: what a run learned and cost, as one HTML file that needs no network and no scripts.
+"""`umbel report`: what a run learned and cost, or how features compare, as one HTML file that needs no network.
 
-The report reads the run folder, and the shards for its pictures; a part whose file is missing says so in a sentence.
+A run's report reads the run folder, a comparison results of `umbel probe`; both read the shards for their pictures. A
+part whose file is missing says so in a sentence.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from umbel import __version__
 from umbel.backbones import load
-from umbel.evaluation.report_html import Markup, tag
+from umbel.evaluation.report_compare import comparison
+from umbel.evaluation.report_page import GENERATOR, page
 from umbel.evaluation.report_parts import heading, lead, parts
+from umbel.evaluation.report_results import read_sources
 from umbel.evaluation.report_run import Photographs, RunRecord, find_pictures, read_run
-from umbel.evaluation.report_style import STYLE, umbel_drawing
 from umbel.run import UserError, say, write_atomic
-
-GENERATOR = "Umbel report"
-# Nothing may be fetched and no script may run, whatever a name in the data tries.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Write the report of a run: one HTML file."""
+    """Write the report of a run, or a comparison of probed features: one HTML file."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of `umbel pretrain`, with what probes, codes and steps have left in it."""
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """A run folder of `umbel pretrain`; or, to compare, folders with probe.json or such files, named as NAME=PATH."""
     out: Path | None = None
-    """The file; RUN/report.html by default. An older report is replaced."""
+    """The file; RUN/report.html or comparison.html by default. An older report is replaced."""
     data: str | None = None
-    """Shards for the pictures; by default those that the run was trained on."""
+    """Shards for the pictures; by default those that the run was trained on, or that were embedded."""
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise ValueError("paths must name a run, or results to compare")
 
 
 def run(config: ReportConfig) -> None:
     """Write the report and say where it is.
 
     Raises:
-        UserError: see `write_report`.
+        UserError: see `write_report` and `write_comparison`.
     """
-    out = write_report(config.run, data=config.data, out=config.out)
+    only = Path(config.paths[0])
+    if len(config.paths) > 1 or _is_result(config.paths[0]):
+        out = write_comparison(config.paths, data=config.data, out=config.out)
+    else:
+        out = write_report(only, data=config.data, out=config.out)
     say(f"{out}: {out.stat().st_size / 2**20:.1f} MB, opens in any browser.")
+
+
+def _is_result(given: str) -> bool:
+    """Whether a single path is one of probed features and not a run."""
+    path = Path(given)
+    if path.is_dir():
+        return not (path / "config.yaml").is_file() and (path / "probe.json").is_file()
+    return path.is_file() or ("=" in given and not path.exists())
 
 
 def write_report(run: Path, *, data: str | None = None, out: Path | None = None) -> Path:
@@ -58,19 +71,29 @@ def write_report(run: Path, *, data: str | None = None, out: Path | None = None)
         UserError: no run, one without metrics, a damaged file in it, or a file at `out` that is no report.
     """
     out = run / "report.html" if out is None else out
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--out must end in .html, not {out}.")
-    if out.is_dir() or (out.exists() and GENERATOR.encode() not in out.read_bytes()[:2000]):
-        raise UserError(f"{out} is no report of Umbel's: choose another --out.")
+    _refuse_stranger(out)
     record = read_run(run)
-    page = assemble(record, find_pictures(record, data))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, page)
-    return out
+    return _write(out, assemble(record, find_pictures(record, data)))
+
+
+def write_comparison(given: Sequence[str], *, data: str | None = None, out: Path | None = None) -> Path:
+    """Write the comparison of probed features.
+
+    Args:
+        given: PATH or NAME=PATH: folders with probe.json, and embeddings beside it where there are; or such files.
+        data: shards for the pictures; by default those that were embedded.
+        out: the file; comparison.html by default.
+
+    Raises:
+        UserError: no results, results that were not measured alike, or a file at `out` that is no report.
+    """
+    out = Path("comparison.html") if out is None else out
+    _refuse_stranger(out)
+    return _write(out, comparison(read_sources(given), data))
 
 
 def assemble(run: RunRecord, pictures: Photographs | None) -> str:
-    """The whole page."""
+    """The whole page of a run."""
     try:
         backbone, fault = load(run.path, any_size=True), ""
     except UserError as error:
@@ -78,31 +101,14 @@ def assemble(run: RunRecord, pictures: Photographs | None) -> str:
     return page(heading(run, pictures), lead(run, pictures, backbone), parts(run, pictures, backbone, fault))
 
 
-def page(title: str, told: str, sections: dict[str, Markup]) -> str:
-    """Head, contents, sections and foot."""
-    contents, links = [], []
-    for name, content in sections.items():
-        anchor = name.lower().replace(" ", "-")
-        if name != "Summary":
-            links.append(tag("li", tag("a", name, href=f"#{anchor}")))
-        contents.append(tag("section", tag("h2", name), content, id=anchor, class_=anchor))
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="generator", content=f"{GENERATOR} {__version__}"),
-        tag("title", f"{title}: report"),
-        tag("style", Markup(STYLE)),
-    )
-    opening = tag(
-        "header",
-        umbel_drawing(),
-        tag("p", "Umbel report", class_="eyebrow"),
-        tag("h1", title),
-        tag("p", told, class_="lead"),
-        tag("nav", tag("ul", *links), aria_label="Sections"),
-    )
-    foot = tag("footer", f"Written by Umbel {__version__} on {time.strftime('%Y-%m-%d %H:%M %z')}.")
-    body = tag("body", opening, "\n", tag("main", *contents), foot)
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+def _refuse_stranger(out: Path) -> None:
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out must end in .html, not {out}.")
+    if out.is_dir() or (out.exists() and GENERATOR.encode() not in out.read_bytes()[:2000]):
+        raise UserError(f"{out} is no report of Umbel's: choose another --out.")
+
+
+def _write(out: Path, text: str) -> Path:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, text)
+    return out

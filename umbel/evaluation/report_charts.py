@@ -21,6 +21,10 @@ WIDTH, HEIGHT, FONT = 340, 200, 13
 # Each stands for a color of the page, which differs by day and by night.
 INK, RULE, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404"
 PAGE_COLORS = {INK: "var(--soft)", RULE: "var(--rule)", FIRST: "var(--leaf)", SECOND: "var(--bark)"}
+# Of many lines, each with a dash of its own.
+GROUPS = tuple(f"#0505{number:02d}" for number in range(8))
+PAGE_COLORS |= {color: f"var(--g{number})" for number, color in enumerate(GROUPS)}
+DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1.5, 1.5)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,23 +105,33 @@ def ends(values: np.ndarray, unit: str = "") -> str:
     return f"from {finite[0]:.3g}{unit} to {finite[-1]:.3g}{unit}" if len(finite) else "no finite value"
 
 
-def draw(paint: Callable[[Axes], None], *, alt: str, unit: str = "", left: float = 0.17) -> Markup:
+def draw(
+    paint: Callable[[Axes], None],
+    *,
+    alt: str,
+    unit: str = "",
+    left: float = 0.17,
+    across: str = "step",
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+) -> Markup:
     """What `paint` puts on axes of steps, as an SVG element.
 
     Args:
         unit: behind the numbers at the vertical axis.
         left: share of the width that the labels there take.
+        across: what the horizontal axis is of.
+        size: width and height of the picture's own pixels, beside which its text has 13.
     """
     # A Figure of its own, not pyplot's: no backend is chosen, and nothing global stays changed.
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": alt, "font.size": FONT, "text.parse_math": False}
     with matplotlib.rc_context(settings):
-        chart = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+        chart = Figure(figsize=(size[0] / 72, size[1] / 72))
         axes = chart.add_axes((left, 0.23, 0.97 - left, 0.72))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{unit}"))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.set_xlabel("step", color=INK)
+        axes.set_xlabel(across, color=INK)
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
         paint(axes)
@@ -127,7 +141,7 @@ def draw(paint: Callable[[Axes], None], *, alt: str, unit: str = "", left: float
             spine.set_color(RULE)
         buffer = io.StringIO()
         chart.savefig(buffer, format="svg", metadata={"Date": None})
-    return for_page(buffer.getvalue(), alt)
+    return for_page(buffer.getvalue(), alt, size)
 
 
 def _lines(axes: Axes, step: np.ndarray, values: Sequence[np.ndarray], *, log: bool, zero: bool) -> None:
@@ -158,7 +172,7 @@ def mean(values: np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else np.nan
 
 
-def for_page(svg: str, alt: str, *, width: int = WIDTH, height: int = HEIGHT) -> Markup:
+def for_page(svg: str, alt: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Markup:
     """matplotlib's SVG file as an element of the page: no file header, no names twice, the page's colors and font."""
     inside = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     inside = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", inside, flags=re.DOTALL)
@@ -171,4 +185,4 @@ def for_page(svg: str, alt: str, *, width: int = WIDTH, height: int = HEIGHT) ->
         inside = inside.replace(placeholder, color)
     lines = (line.strip() for line in inside.splitlines())
     content = Markup("\n".join(line for line in lines if line))
-    return tag("svg", join(content), viewBox=f"0 0 {width} {height}", role="img", aria_label=alt)
+    return tag("svg", join(content), viewBox=f"0 0 {size[0]} {size[1]}", role="img", aria_label=alt)

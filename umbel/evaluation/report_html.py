@@ -47,13 +47,20 @@ def figure(content: str, caption: str, *, class_: str = "") -> Markup:
 
 
 def table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], *, name: str, caption: str, best: Sequence[int] = ()
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    name: str,
+    caption: str,
+    total: bool = False,
+    sorts: bool = True,
 ) -> Markup:
     """A table in a box of its own that scrolls sideways, over its caption; the first column names the row.
 
     Args:
         name: what the box is called to those who do not see it.
-        best: rows that are set in bold.
+        total: the last row sums up the others, is set in bold and stays below them.
+        sorts: the reader may sort the rows by any column.
 
     Raises:
         ValueError: a row has more or fewer cells than the head.
@@ -61,13 +68,17 @@ def table(
     if any(len(row) != len(head) for row in rows):
         raise ValueError(f"table '{name}': every row must have {len(head)} cells, as its head has")
     header = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head)))
-    body = []
-    for number, row in enumerate(rows):
-        cells = [tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])]
-        body.append(tag("tr", *cells, **({"class_": "best"} if number in best else {})))
+    lines = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
+    parts = [tag("tbody", *lines[: len(lines) - total]), *([tag("tfoot", lines[-1])] if total else [])]
     # A box that scrolls must be reachable by the keyboard, and then needs a name.
     box = {"class_": "scroll", "tabindex": "0", "role": "region", "aria_label": name}
-    return figure(tag("div", tag("table", header, tag("tbody", *body)), **box), caption, class_="table")
+    kind = {"class_": "sorts"} if sorts and len(lines) - total > 1 else {}
+    return figure(tag("div", tag("table", header, *parts, **kind), **box), caption, class_="table")
+
+
+def best(number: str) -> Markup:
+    """A number that is better than all others of its column by more than chance; it carries its interval."""
+    return tag("strong", number, tag("span", " best", class_="mark"))
 
 
 def listed(names: Sequence[str]) -> str:

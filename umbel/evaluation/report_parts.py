@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-from PIL import Image
+from collections.abc import Callable
+
 from torch import Tensor
 
 from umbel.augment.own_policy import policy_name
@@ -13,16 +13,22 @@ from umbel.config import from_values
 from umbel.data.index import PRETRAINING_SPLITS
 from umbel.evaluation import report_tables as tables
 from umbel.evaluation.embed import weights_sha256
+from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.hashing.evaluate import QUERY_SPLITS
+from umbel.evaluation.report_album import Album
 from umbel.evaluation.report_charts import PANELS, curves
+from umbel.evaluation.report_confusions import confusions
 from umbel.evaluation.report_health import health_section, probe_panel, speed_section
 from umbel.evaluation.report_html import Markup, aside, figure, join, picture, tag
-from umbel.evaluation.report_pictures import choose, pca_maps, sheet
+from umbel.evaluation.report_map import maps
+from umbel.evaluation.report_neighbors import nearest_photographs
+from umbel.evaluation.report_patches import patch_maps, patch_words
+from umbel.evaluation.report_pictures import choose, sheet
 from umbel.evaluation.report_retrieval import retrieval
 from umbel.evaluation.report_run import Photographs, RunRecord, data_name
 from umbel.evaluation.report_words import features_told, health, probes_told, verdict
 
-SHEET_ROWS, MAPS = 4, 6
+SHEET_ROWS, MAPS, NEIGHBOR_ROWS = 4, 6, 6
 NO_PHOTOGRAPHS = "the photographs are not at hand (give their shards as --data)."
 
 
@@ -40,6 +46,9 @@ def parts(run: RunRecord, pictures: Photographs | None, backbone: Backbone | Non
         "Speed": speed_section(run.metrics),
         "Augmented views": _views(run, pictures),
         "Patch features": _maps(run, pictures, backbone, fault),
+        "Nearest neighbors": _of_embeddings(run, pictures, _neighbors),
+        "Map of features": _of_embeddings(run, pictures, _map),
+        "Most confused": _of_embeddings(run, pictures, _confusions),
         "Retrieval by code": _retrieval(run, pictures),
         "Hashing": tables.hashing(run.hashing, run.codes)
         if run.hashing is not None
@@ -125,23 +134,38 @@ def _views(run: RunRecord, pictures: Photographs | None) -> Markup:
 
 
 def _maps(run: RunRecord, pictures: Photographs | None, backbone: Backbone | None, fault: str) -> Markup:
-    if backbone is None or backbone.patch is None:
-        return aside(f"There are no maps of patch features: {fault or 'the backbone has no patches.'}")
+    if backbone is None:
+        return aside(f"There are no maps of patch features: {fault}")
     chosen = _photographs(run, pictures, MAPS, QUERY_SPLITS)
     if not chosen:
         return aside(f"There are no maps of patch features: {NO_PHOTOGRAPHS}")
-    pairs = []
-    for number, (photograph, image) in enumerate(zip(chosen, pca_maps(backbone, chosen, backbone.patch), strict=True)):
-        left = picture(_image(photograph), f"Photograph {number + 1}.")
-        right = picture(
-            image, f"Its patch features: {image.height} by {image.width} patches.", exact=True, class_="map"
-        )
-        pairs.append(tag("div", left, right, class_="pair"))
-    told = (
-        "The first three principal components of the patch features, taken over all these photographs together, as "
-        "red, green and blue: patches of like color are alike to the backbone. The colors have no meaning of their own."
-    )
-    return join(tag("p", told), tag("div", *pairs, class_="maps"))
+    return join(patch_words(), patch_maps(backbone, chosen))
+
+
+def _of_embeddings(
+    run: RunRecord, pictures: Photographs | None, show: Callable[[Embeddings, Album, int], Markup]
+) -> Markup:
+    """What is shown of stored embeddings, or why it is not."""
+    if run.embeddings is None:
+        return aside("The run folder has no embeddings (`umbel embed RUN --data DATA --out RUN/embeddings`).")
+    if pictures is None:
+        return aside(f"The embeddings cannot be shown: {NO_PHOTOGRAPHS}")
+    album = Album(pictures.shards)
+    if not album.holds(run.embeddings.keys):
+        return aside("The embeddings cannot be shown: the shards at hand hold other photographs.")
+    return show(run.embeddings, album, run.config["seed"])
+
+
+def _neighbors(embeddings: Embeddings, album: Album, seed: int) -> Markup:
+    return nearest_photographs({"": embeddings}, album, seed=seed, rows=NEIGHBOR_ROWS)
+
+
+def _map(embeddings: Embeddings, album: Album, seed: int) -> Markup:
+    return maps({"": embeddings}, album, seed=seed)
+
+
+def _confusions(embeddings: Embeddings, album: Album, seed: int) -> Markup:
+    return confusions(embeddings, album)
 
 
 def _retrieval(run: RunRecord, pictures: Photographs | None) -> Markup:
@@ -157,9 +181,3 @@ def _photographs(run: RunRecord, pictures: Photographs | None, count: int, split
     if pictures is None:
         return []
     return [photograph for _, photograph in choose(pictures.shards, count, seed=run.config["seed"], splits=splits)]
-
-
-def _image(photograph: Tensor) -> Image.Image:
-    image = Image.fromarray(np.ascontiguousarray(photograph.permute(1, 2, 0).numpy()))
-    image.thumbnail((360, 360))
-    return image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from umbel.data.decode import decode
 from umbel.data.index import ShardSet
 from umbel.data.photograph import BadPhotographError
 from umbel.data.reader import ShardReader
+from umbel.evaluation.report_attention import of_class_token, watched, why_no_attention
 from umbel.random_stream import Purpose, stream
 
 CANVAS = 512
@@ -64,26 +66,32 @@ def sheet(config: ViewsConfig, photographs: list[Tensor], *, seed: int) -> Image
 
 
 @torch.inference_mode()
-def pca_maps(backbone: Backbone, photographs: list[Tensor], patch: int) -> list[Image.Image]:
-    """The first three principal components of the patch features of all photographs together, as red, green and blue.
-
-    The backbone must take images of any size.
+def patch_pictures(
+    backbone: Backbone, photographs: list[Tensor], patch: int
+) -> tuple[list[Image.Image], list[Tensor | None]]:
+    """What the patches of photographs are to the backbone, which must take images of any size.
 
     Returns:
-        for each photograph an image of one pixel a patch.
+        for each photograph the first three principal components of the patch features of all photographs together, as
+        red, green and blue, an image of one pixel a patch; and the class token's attention, (rows, columns), None where
+        the backbone has none.
     """
     model: Any = backbone.model
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.card.mean, backbone.card.std))
-    tokens, grids = [], []
-    for photograph in photographs:
-        grid = patch_grid(photograph.shape[1], photograph.shape[2], trained=backbone.card.image_size // patch)
-        image = resize(photograph, [grid[0] * patch, grid[1] * patch], antialias=True).float() / 255
-        features = model.forward_features(((image - mean) / std)[None])[0]
-        tokens.append(features[model.num_prefix_tokens :].float())
-        grids.append(grid)
+    tokens, grids, attentions = [], [], []
+    with contextlib.ExitStack() as stack:
+        seen = [] if why_no_attention(model) else stack.enter_context(watched(model))
+        for photograph in photographs:
+            grid = patch_grid(photograph.shape[1], photograph.shape[2], trained=backbone.card.image_size // patch)
+            image = resize(photograph, [grid[0] * patch, grid[1] * patch], antialias=True).float() / 255
+            features = model.forward_features(((image - mean) / std)[None])[0]
+            tokens.append(features[model.num_prefix_tokens :].float())
+            grids.append(grid)
+            # Large, and of use only as this one row.
+            attentions.append(of_class_token(seen.pop(), model.num_prefix_tokens, grid) if seen else None)
     levels = (components_as_colors(torch.cat(tokens)) * 255).round().to(torch.uint8).numpy()
     parts = np.split(levels, np.cumsum([height * width for height, width in grids])[:-1])
-    return [Image.fromarray(part.reshape(*grid, 3)) for part, grid in zip(parts, grids, strict=True)]
+    return [Image.fromarray(part.reshape(*grid, 3)) for part, grid in zip(parts, grids, strict=True)], attentions
 
 
 def patch_grid(height: int, width: int, *, trained: int) -> tuple[int, int]:

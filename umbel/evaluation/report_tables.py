@@ -9,9 +9,9 @@ from typing import Any
 from umbel.evaluation.hashing import Codes
 from umbel.evaluation.probe import PRETRAINED
 from umbel.evaluation.probe_rows import ProbeRow
-from umbel.evaluation.report_html import Markup, aside, join, table, tag
+from umbel.evaluation.report_html import Markup, aside, best, join, table, tag
 from umbel.evaluation.report_run import RunRecord
-from umbel.evaluation.report_words import duration, hashing_verdict, overlap, percent, reached
+from umbel.evaluation.report_words import apart, duration, hashing_verdict, percent, reached
 
 METHODS = {"crovca": "CroVCA", "itq": "ITQ", "pca": "PCA signs", "pca-rotation": "rotated PCA", "lsh": "LSH"}
 
@@ -20,7 +20,15 @@ def fewshot(rows: Sequence[ProbeRow], classes: Sequence[str]) -> Markup:
     """Bars with intervals, then the table, best first."""
     ranked = sorted(rows, key=lambda row: -row.mean)
     first = ranked[0]
-    numbers = [(row.name, reached(row), percent(row.knn), percent(row.knn_plain)) for row in ranked]
+    decided = len(ranked) > 1 and all(apart(first, other) for other in ranked[1:])
+    numbers = [
+        (
+            row.name,
+            best(reached(row)) if decided and row is first else reached(row),
+            *map(percent, (row.knn, row.knn_plain)),
+        )
+        for row in ranked
+    ]
     head = ("Features", f"{first.shots}-shot accuracy", f"{first.k}-NN, weighted", f"{first.k}-NN, majority")
     caption = (
         f"Nearest centroid from {first.shots} photographs of each class: mean of {first.draws} draws with its 95 % "
@@ -28,11 +36,7 @@ def fewshot(rows: Sequence[ProbeRow], classes: Sequence[str]) -> Markup:
     )
     if len(classes) > len(first.left_out):
         caption += f" Guessing among the classes reaches {percent(1 / (len(classes) - len(first.left_out)))}."
-    decided = len(ranked) > 1 and not overlap(*ranked[:2])
-    parts = [
-        _bars(ranked),
-        table(head, numbers, name="Few-shot accuracies", caption=caption, best=[0] if decided else []),
-    ]
+    parts = [_bars(ranked), table(head, numbers, name="Few-shot accuracies", caption=caption)]
     if first.left_out:
         names = [classes[label] if label < len(classes) else f"class {label}" for label in first.left_out]
         parts.append(aside(f"Left out, because they have too few photographs: {', '.join(names)}."))
@@ -91,7 +95,9 @@ def costs(steps: Sequence[dict[str, Any]]) -> Markup:
         rows.append((str(step["name"]), duration(step["seconds"]), "–" if peak is None else f"{peak:.2f} GiB"))
     rows.append(("all steps", duration(sum(step["seconds"] for step in steps)), ""))
     caption = "What each step took on the machine of the run, and the most memory that it held."
-    return table(("Step", "Time", "Peak memory"), rows, name="Cost of each step", caption=caption, best=[len(rows) - 1])
+    head = ("Step", "Time", "Peak memory")
+    # The order of the steps tells more than any other.
+    return table(head, rows, name="Cost of each step", caption=caption, total=True, sorts=False)
 
 
 def provenance(run: RunRecord, *, weights: str | None, checkpoint: str | None, pictures: str) -> Markup:

@@ -20,15 +20,15 @@ MUCH_WAITING = 0.1
 
 
 def verdict(rows: Sequence[ProbeRow]) -> str:
-    """Who won the few-shot table and by how much; undecided where the intervals of the best two overlap."""
+    """Who won the few-shot table and by how much; undecided where no difference of the best two can be told."""
     ranked = sorted(rows, key=lambda row: -row.mean)
     shots = f"{ranked[0].shots}-shot"
     if len(ranked) == 1:
         return f"The {ranked[0].name} reaches {reached(ranked[0])} in the {shots} table; nothing stands beside it."
     first, second = ranked[:2]
-    if overlap(first, second):
+    if not apart(first, second):
         told = f"The {shots} table is undecided: the {first.name} reaches {reached(first)} and the {second.name} "
-        told += f"{reached(second)}, {lead(first, second)} apart, and their 95 % intervals overlap."
+        told += f"{reached(second)}, {lead(first, second)} apart, and no difference can be told."
     else:
         told = f"The {first.name} wins the {shots} table: it names {reached(first)} of the query photographs "
         told += f"correctly, {lead(first, second)} more than the {second.name} ({reached(second)})."
@@ -43,7 +43,7 @@ def _place_of_pretraining(ranked: Sequence[ProbeRow]) -> list[str]:
     if ours is not None and ranked.index(ours) > 1:
         told.append(f"The {PRETRAINED} reaches only {reached(ours)}, {lead(ranked[0], ours)} behind the best.")
     if ours is not None and fresh is not None:
-        if overlap(ours, fresh):
+        if not apart(ours, fresh):
             told.append(f"Whether pretraining helped at all is undecided: the {UNTRAINED} reaches {reached(fresh)}.")
         elif {ours.name, fresh.name} != {row.name for row in ranked[:2]}:
             verb, better, worse = ("adds", ours, fresh) if ours.mean > fresh.mean else ("takes away", fresh, ours)
@@ -51,9 +51,26 @@ def _place_of_pretraining(ranked: Sequence[ProbeRow]) -> list[str]:
     return told
 
 
-def overlap(a: ProbeRow, b: ProbeRow) -> bool:
-    """Whether two 95 % intervals have a value in common."""
-    return abs(a.mean - b.mean) <= a.interval + b.interval
+def apart(a: ProbeRow, b: ProbeRow) -> bool:
+    """Whether a difference of two rows can be told.
+
+    By the 95 % interval of the paired differences, which leaves out 0; of rows that were not measured on the same draws
+    by intervals without a common value.
+    """
+    paired = difference(a.accuracies, b.accuracies)
+    return excludes_zero(paired) if paired else abs(a.mean - b.mean) > a.interval + b.interval
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float] | None:
+    """Mean of the paired differences a - b over draws, and half its 95 % interval; None where nothing is paired."""
+    if len(a) != len(b) or len(a) < 2:
+        return None
+    return interval([one - other for one, other in zip(a, b, strict=True)])
+
+
+def excludes_zero(paired: tuple[float, float]) -> bool:
+    """Whether 0 lies outside a mean plus and minus half its interval."""
+    return abs(paired[0]) > paired[1]
 
 
 def reached(row: ProbeRow) -> str:
@@ -69,9 +86,8 @@ def percent(share: float) -> str:
 def lead(better: ProbeRow, worse: ProbeRow) -> str:
     """The difference of two means; its interval is of the pairs where both were measured on the same draws."""
     text = f"{100 * (better.mean - worse.mean):.1f}"
-    if len(better.accuracies) == len(worse.accuracies) > 1:
-        _, half = interval([a - b for a, b in zip(better.accuracies, worse.accuracies, strict=True)])
-        text += f"{SPACE}±{SPACE}{100 * half:.1f}"
+    if paired := difference(better.accuracies, worse.accuracies):
+        text += f"{SPACE}±{SPACE}{100 * paired[1]:.1f}"
     return f"{text} percentage points"
 
 

@@ -1,0 +1,87 @@
+"""What features reach by each of their probes, with intervals, and of groups of species where that was told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from umbel.evaluation.report_html import Markup, aside, best, join, table, tag
+from umbel.evaluation.report_results import Features, ends
+from umbel.evaluation.report_shots import with_interval
+from umbel.evaluation.report_words import difference, excludes_zero, percent
+
+# Result of a probe in a row of probe.json -> its name for readers.
+PROBES = {"logistic": "Logistic regression", "linear": "Linear classifier"}
+GROUPINGS = {"frequency": "How frequent the species is", "organ": "Organ that the photograph shows"}
+
+
+def measures(ranked: Sequence[Features], shots: int) -> Markup:
+    """The table of all features, best first; a best number is marked only where its lead over each other is certain.
+
+    Args:
+        ranked: best first by the accuracy with `shots`.
+    """
+    probes = {key: name for key, name in PROBES.items() if any(isinstance(of.row.get(key), dict) for of in ranked)}
+    k = ranked[0].row["k"]
+    head = ("Features", f"{shots}-shot centroid", f"{k}-NN, weighted", f"{k}-NN, majority", *probes.values())
+    leading = is_best(ranked, shots)
+    rows = []
+    for of in ranked:
+        first = with_interval(of.curve[shots])
+        rows.append(
+            (
+                of.name,
+                best(first) if leading and of is ranked[0] else first,
+                _nearest(of, "weighted", "knn"),
+                _nearest(of, "plain", "knn_plain"),
+                *(_reached(of.row.get(key)) for key in probes),
+            )
+        )
+    caption = (
+        f"The {shots}-shot interval is the 95 % interval of the mean over {ranked[0].row['draws']} draws: how much the "
+        "choice of the support matters, not how much another training seed or other photographs would. "
+    )
+    caption += "“Best” is marked where the paired interval of the difference to each other leaves out 0. "
+    caption += "A number without an interval is one count over all queries."
+    return table(head, rows, name="Accuracies", caption=caption)
+
+
+def is_best(ranked: Sequence[Features], shots: int) -> bool:
+    """Whether the first is better than each other by more than chance."""
+    paired = [difference(ranked[0].accuracies[shots], of.accuracies[shots]) for of in ranked[1:]]
+    return bool(paired) and all(one is not None and excludes_zero(one) and one[0] > 0 for one in paired)
+
+
+def _nearest(of: Features, kind: str, plain: str) -> str:
+    told = (of.row.get("nearest") or {}).get(kind)
+    return _reached(told) if isinstance(told, dict) else percent(float(of.row[plain]))
+
+
+def _reached(told: Any) -> str:
+    estimate = told.get("micro") if isinstance(told, dict) else None
+    return with_interval(ends(estimate)) if isinstance(estimate, dict) else "–"
+
+
+def by_group(ranked: Sequence[Features]) -> Markup:
+    """Accuracy by frequency and by organ, of each probe that tells it."""
+    parts = []
+    for grouping, title in GROUPINGS.items():
+        found = [(of.name, name, groups) for of in ranked for name, groups in _groups(of, grouping)]
+        if not found:
+            continue
+        names = list(dict.fromkeys(str(group["name"]) for _, _, groups in found for group in groups))
+        rows = []
+        for features, probe, groups in found:
+            cells = {str(group["name"]): with_interval(ends(group["accuracy"])) for group in groups}
+            rows.append((features, probe, *(cells.get(name, "–") for name in names)))
+        counts = {str(group["name"]): f"{group['count']:,}" for _, _, groups in found[:1] for group in groups}
+        told = ", ".join(f"{name}: {count} queries" for name, count in counts.items())
+        parts.append(tag("h3", title))
+        parts.append(table(("Features", "Probe", *names), rows, name=title, caption=f"With 95 % intervals. {told}."))
+    return join(*parts) if parts else aside("The results tell nothing of groups of species.")
+
+
+def _groups(of: Features, grouping: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    nearest = (of.row.get("nearest") or {}).get("weighted")
+    probes = {"k-NN, weighted": nearest} | {name: of.row.get(key) for key, name in PROBES.items()}
+    return [(name, told[grouping]) for name, told in probes.items() if isinstance(told, dict) and told.get(grouping)]
