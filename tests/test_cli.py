@@ -79,9 +79,9 @@ OPTIONS = {
         --tokens --image-size --protocol --data --out --splits --batch --part --device --workers --force
         --no-force""",
     "probe": """
-        --data --against --probes --shots --draws --knn --episodes --ways --seed --baselines --no-baselines --suite
-        --suite-data --sensitivity --no-sensitivity --sensitivity-photographs --efficiency --no-efficiency
-        --json --no-json --out --batch --device --workers""",
+        --tokens --image-size --protocol --data --against --probes --shots --draws --knn --episodes --ways --seed
+        --baselines --no-baselines --suite --suite-data --sensitivity --no-sensitivity --sensitivity-photographs
+        --efficiency --no-efficiency --json --no-json --out --batch --device --workers""",
     "hash fit": """
         --out --data --bits --method --seed --device --force --no-force --crovca.size --crovca.affine
         --crovca.no-affine --crovca.epochs --crovca.batch --crovca.learning-rate --crovca.floor

@@ -27,6 +27,7 @@ from umbel.evaluation.probe_rows import Measured, ProbeRow, divide, measure, pro
 from umbel.evaluation.probe_settings import Probe, ProbeSettings
 from umbel.evaluation.probe_sources import PRETRAINED, UNTRAINED, Gathered, gather
 from umbel.evaluation.probe_words import more_table, sentences, table
+from umbel.evaluation.reading import ReadConfig, reading_of
 from umbel.evaluation.suite import run_suite
 from umbel.machine import DeviceChoice, choose_device
 from umbel.run import say, write_atomic
@@ -35,7 +36,7 @@ __all__ = ["PRETRAINED", "UNTRAINED", "ProbeConfig", "ProbeRow", "probe", "probe
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
+class ProbeConfig(ReadConfig):
     """Measure frozen features: few-shot nearest centroid and k nearest neighbors, with baselines, and more if asked."""
 
     backbone: Annotated[str, tyro.conf.Positional]
@@ -83,6 +84,7 @@ class ProbeConfig:
     """Processes that decode and resize; -1: chosen by the processors at hand, 0: this process itself."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_loading(self.batch, self.workers)
         for name, low in (("knn", 1), ("sensitivity_photographs", 4)):
             if getattr(self, name) < low:
@@ -96,6 +98,11 @@ class ProbeConfig:
         if self.suite is not None and (self.data is not None or self.against):
             raise ValueError("suite has its own data and compares with published figures: leave out data and against")
         _ = self.settings  # checks the numbers
+
+    @property
+    def reading(self) -> ReadConfig:
+        """How photographs are read."""
+        return reading_of(self)
 
     @property
     def settings(self) -> ProbeSettings:

@@ -12,7 +12,7 @@ from PIL import ImageOps
 from PIL.Image import Image
 from torch import Tensor
 
-from umbel.backbones import Backbone, load
+from umbel.backbones import Backbone
 from umbel.data.index import ShardSet
 from umbel.evaluation.baselines import baseline_embeddings, untrained
 from umbel.evaluation.embed import embed
@@ -22,6 +22,7 @@ from umbel.evaluation.extract import Prepare, open_data
 from umbel.evaluation.label_free import alignment
 from umbel.evaluation.probe_rows import QUERIES, SUPPORT, measure
 from umbel.evaluation.probe_settings import Probe, ProbeSettings
+from umbel.evaluation.reading import ReadConfig, load_to_read, read_again
 from umbel.evaluation.sample_metadata import NOTHING, SampleMetadata, locate, read_metadata
 from umbel.machine import choose_workers
 from umbel.run import UserError, say
@@ -53,6 +54,8 @@ class Wanted(Protocol):
     def workers(self) -> int: ...
     @property
     def settings(self) -> ProbeSettings: ...
+    @property
+    def reading(self) -> ReadConfig: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,7 @@ def gather(wanted: Wanted, folder: Path, device: str) -> Gathered:
         if "label-free" in wanted.probes:
             absent.append("without --data there is no alignment: it needs a second view of the photographs.")
         return Gathered(features=ready, absent=tuple(absent))
-    backbones = {name: load(source) for name, source in sources.items() if name not in ready}
+    backbones = {name: load_to_read(source, wanted.reading) for name, source in sources.items() if name not in ready}
     maker = _maker(ready[PRETRAINED]) if wanted.baselines and PRETRAINED in ready else backbones.get(PRETRAINED)
     size = max([backbone.card.image_size for backbone in (*backbones.values(), maker) if backbone], default=0)
     shards = open_data(wanted.data, folder / "shards", size, workers=wanted.workers).select(SPLITS)
@@ -150,7 +153,7 @@ def _maker(stored: Embeddings) -> Backbone | None:
     """The backbone that made stored embeddings, if it is still there."""
     made_by = stored.provenance.get("given", {}).get("backbone", "")
     try:
-        return load(made_by)
+        return read_again(made_by, stored.provenance)
     except UserError as error:
         say(f"without the {UNTRAINED}, whose architecture is not to be had: {error}")
         return None

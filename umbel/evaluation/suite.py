@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
-from torchvision.transforms import InterpolationMode, v2
 
-from umbel.backbones import Backbone, load
 from umbel.data.index import find_shards, open_shards
 from umbel.evaluation.embed import embed
 from umbel.evaluation.estimates import Estimate, over_draws
 from umbel.evaluation.fewshot import nearest_centroid
 from umbel.evaluation.probe_words import aligned
+from umbel.evaluation.reading import ReadConfig, load_to_read
 from umbel.machine import choose_workers
 from umbel.run import UserError, say
 
@@ -126,7 +123,7 @@ def run_suite(
     ]
     if not there:
         raise UserError(" ".join(absent))
-    reading = by_paper(load(backbone))
+    reading = load_to_read(backbone, ReadConfig(protocol="paper"))
     processes = int(choose_workers(workers, 1).value)
     found = []
     for one in there:
@@ -159,36 +156,6 @@ def run_suite(
         published={model: dict(rows) for model, rows in suite.published.items()},
         absent=absent,
     )
-
-
-def by_paper(backbone: Backbone) -> Backbone:
-    """The backbone, reading photographs as the paper does.
-
-    Squashed to 256 x 256 (bicubic), center crop 224, the plants' statistics, class token after the final norm.
-
-    Raises:
-        UserError: it has no class token, or takes no images of 224 pixels.
-    """
-    if backbone.card.image_size != 224:
-        raise UserError(
-            f"the suite's protocol needs images of 224 pixels; this backbone takes {backbone.card.image_size}."
-        )
-    if getattr(backbone.model, "cls_token", None) is None:
-        raise UserError("the suite's protocol needs a class token; this backbone has none.")
-    if getattr(backbone.model, "global_pool", None) != "token":
-        model: Any = backbone.model
-        # timm's vision transformers read the pooling when they run.
-        model.global_pool = "token"
-    transform = v2.Compose(
-        [
-            v2.Resize((256, 256), interpolation=InterpolationMode.BICUBIC),
-            v2.CenterCrop(224),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
-        ]
-    )
-    return dataclasses.replace(backbone, transform=transform)
 
 
 def _cell(mean: float, deviation: float) -> str:
