@@ -20,8 +20,6 @@ from umbel.evaluation.reading import ReadConfig, load_to_read
 from umbel.machine import choose_workers
 from umbel.run import UserError, say
 
-MEAN, STD = (0.429, 0.459, 0.328), (0.221, 0.215, 0.221)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
