@@ -70,11 +70,8 @@ def test_a_rank_that_fails_ends_all_and_its_cause_comes_first(tiny: Any, tmp_pat
     own, repeated = "\n[rank1]: ValueError: a fault of rank 1\n", "failed first: ValueError: a fault of rank 1.\n"
     assert first(done.err, own, repeated, "ChildFailedError") == own
     assert first(done.err, repeated, "ChildFailedError") == repeated
-    # Of the two ranks one has a traceback; the launcher, which speaks last, names it.
     assert done.err.count("[rank1]: Traceback") == 1
     assert "[rank0]: Traceback" not in done.err
-    assert "Root Cause (first observed failure):\n[0]:" in done.err
-    assert "rank      : 1 (local_rank: 1)\n  exitcode  : 1 " in done.err.partition("Root Cause")[2]
 
 
 def test_without_a_launcher_too(tiny: Any, tmp_path: Path) -> None:
@@ -238,6 +235,7 @@ def test_another_number_of_ranks_goes_on_at_the_same_sample(
         torch.testing.assert_close(found[name], tensor, atol=2e-3, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_accumulation_may_stand_in_for_ranks_and_the_log_says_what_that_changes(
     undropped: Path, tiny: Any, tmp_path: Path
 ) -> None:
