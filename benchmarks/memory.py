@@ -16,6 +16,7 @@ from typing import Any
 
 import timm
 import torch
+from step import Seen, TrainingStep
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,10 +26,10 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 from umbel.backbones.build import build
 from umbel.config import from_values, read_recipe, recipe_names
 from umbel.run import UserError
-from umbel.ssl.losses import image_loss, weighted_patch_loss
-from umbel.ssl.network import Network, check_backbone
+from umbel.ssl.agreement import LAG, Agreement
+from umbel.ssl.network import Network, check_backbone, set_attention
 from umbel.ssl.operations import step_operations
-from umbel.ssl.optimizer import build_optimizer, clip_gradients, update_teacher
+from umbel.ssl.optimizer import Schedule, build_optimizer
 from umbel.ssl.positions import resize_matrix
 from umbel.ssl.pretrain_config import PretrainConfig
 
@@ -65,10 +66,10 @@ class Cost:
 class Allocations(TorchDispatchMode):
     """Adds up the bytes of all live storages that operations make, and their greatest sum."""
 
-    def __init__(self, *, sweep: bool) -> None:
+    def __init__(self, *, cycles: bool) -> None:
+        """`cycles`: recomputation without storage leaves reference cycles that a real run has not."""
         super().__init__()
-        # Recomputation without storage leaves reference cycles that a real run has not.
-        self.sweep = sweep
+        self.cycles = cycles
         self.now = self.peak = 0
         self.seen: set[int] = set()
 
@@ -87,12 +88,16 @@ class Allocations(TorchDispatchMode):
             return
         self.seen.add(key)
         size = storage.nbytes()
-        if self.sweep and self.now + size > self.peak:
-            while gc.collect():
-                pass
+        if self.cycles and self.now + size > self.peak:
+            self.sweep()
         self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._freed, key, size)
+
+    def sweep(self) -> None:
+        """Free what nothing holds any more; one collection may leave work to the next."""
+        while gc.collect():
+            pass
 
     def _freed(self, key: int, size: int) -> None:
         self.seen.discard(key)
@@ -105,25 +110,34 @@ def first_network(config: PretrainConfig) -> Network:
     Raises:
         UserError: a backbone that the trainer cannot train.
     """
+    masking, drop_path = config.masks.views, config.optim.drop_path
     with torch.device("meta"):
         if config.init is None:
             backbone: Any = build(config.backbone, config.views.global_size)
         else:
             backbone = timm.create_model(config.init.split(".")[0], num_classes=0, dynamic_img_size=True)
-        check_backbone(
-            backbone,
-            config.init or config.backbone.name,
-            drop_path=config.optim.drop_path,
-            masked_views=config.masks.views,
-            patch_weight=config.loss.patch_weight,
-        )
-        return Network(
-            backbone,
-            config.head,
-            config.optim.drop_path,
-            masking=config.masks.views > 0,
-            checkpoint_activations=config.train.activation_checkpointing,
-        )
+        name, weight = config.init or config.backbone.name, config.loss.patch_weight
+        check_backbone(backbone, name, drop_path=drop_path, masked_views=masking, patch_weight=weight)
+        set_attention(backbone, fused=True)
+        recomputed = config.train.activation_checkpointing
+        return Network(backbone, config.head, drop_path, masking=masking > 0, checkpoint_activations=recomputed)
+
+
+class WeightlessStep(TrainingStep):
+    """A training step of networks whose tensors have a size and no storage; made in a FakeTensorMode."""
+
+    def __init__(self, config: PretrainConfig, student: Network, teacher: Network) -> None:
+        self.config, self.device, self.precision = config, torch.device("cpu"), "bf16"
+        self.student = student.to_empty(device="cpu").train()
+        self.teacher = teacher.to_empty(device="cpu").eval().requires_grad_(False)
+        self.optimizer = build_optimizer(student, config.optim)
+        self.schedule = Schedule(config=config.optim, global_batch=1024, steps_per_epoch=1000, total_steps=100_000)
+        self.backbone_parameters = [*student.backbone.parameters(), student.mask_token]
+        self.head_parameters = list(student.head.parameters())
+        self.steps = self.bad_steps = 0
+        self.sums, self.good_steps = torch.zeros(7), torch.zeros(())
+        self.agreement = Agreement(self.device)
+        self.agreement.lag = LAG["cuda"]  # outcomes are read that many steps later: here there are none to read
 
 
 def count(config: PretrainConfig, *, ranks: int = 1) -> Cost:
@@ -135,42 +149,33 @@ def count(config: PretrainConfig, *, ranks: int = 1) -> Cost:
     student, teacher = first_network(config), first_network(config)
     operations = step_operations(student, config).executed
     gc.freeze()  # what is there stays, so that collecting is quick
-    allocations = Allocations(sweep=config.train.activation_checkpointing)
+    allocations = Allocations(cycles=config.train.activation_checkpointing)
     # Stopping recomputation early is an exception, whose traceback would keep what is free in a real run.
     with FakeTensorMode(allow_non_fake_inputs=True), set_checkpoint_early_stop(False), allocations:
-        student.to_empty(device="cpu").train()
-        teacher.to_empty(device="cpu").eval().requires_grad_(False)
-        optimizer = build_optimizer(student, config.optim)
-        one_step(config, student, teacher, optimizer)
+        step = WeightlessStep(config, student, teacher)
+        step(views_of_nothing(config, step.patch))
+        allocations.sweep()
         fixed = allocations.peak = allocations.now
-        one_step(config, student, teacher, optimizer)
+        step(views_of_nothing(config, step.patch))
+    gc.unfreeze()
     resize_matrix.cache_clear()  # one made without storage must not serve a real step
     parameters = sum(parameter.numel() for parameter in student.parameters())
     buckets = 4 * parameters if ranks > 1 else 0
     return Cost(parameters=parameters, fixed=fixed + buckets, peak=allocations.peak + buckets, operations=operations)
 
 
-def one_step(config: PretrainConfig, student: Network, teacher: Network, optimizer: torch.optim.Optimizer) -> None:
-    """One micro-batch and the update, in the order of `umbel.ssl.train`."""
-    batch, views, masking = config.train.batch, config.views, config.masks
-    patches = (views.global_size // student.stride) ** 2
-    globals_ = torch.zeros(2 * batch, 3, views.global_size, views.global_size)
-    locals_ = torch.zeros(views.local_views * batch, 3, views.local_size, views.local_size)
-    masks = torch.zeros(2 * batch, patches, dtype=torch.bool)
-    # As many as are masked on average.
-    masked = torch.zeros(int(2 * batch * masking.views * sum(masking.ratio) / 2 * patches), dtype=torch.int64)
-    autocast = torch.autocast("cpu", dtype=torch.bfloat16)
-    with torch.no_grad(), autocast:
-        teacher_out = teacher(globals_, None, None, masked)
-    with autocast:
-        student_out = student(globals_, locals_, masks, masked)
-    image, _, _ = image_loss(student_out.classes, teacher_out.classes, eps=config.loss.eps, coeff=config.loss.coeff)
-    patch = weighted_patch_loss(student_out.patches, teacher_out.patches, torch.zeros(len(masked)))
-    (image + config.loss.patch_weight * patch).backward()
-    clip_gradients(student.parameters(), config.optim.clip)
-    optimizer.step()
-    update_teacher(teacher, student, 0.99)
-    optimizer.zero_grad(set_to_none=True)
+def views_of_nothing(config: PretrainConfig, patch: int) -> Seen:
+    """What a step sees, of the right sizes; as many patches are masked as on average."""
+    batch, views, masks = config.train.batch, config.views, config.masks
+    patches = (views.global_size // patch) ** 2
+    masked = int(2 * batch * masks.views * sum(masks.ratio) / 2 * patches)
+    return Seen(
+        globals_=torch.zeros(2 * batch, 3, views.global_size, views.global_size),
+        locals_=torch.zeros(views.local_views * batch, 3, views.local_size, views.local_size),
+        masks=torch.zeros(2 * batch, patches, dtype=torch.bool),
+        masked=torch.zeros(masked, dtype=torch.int64),
+        weights=torch.zeros(masked),
+    )
 
 
 def recipe(name: str) -> tuple[PretrainConfig, int]:

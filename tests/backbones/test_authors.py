@@ -208,7 +208,7 @@ def test_image_statistics_go_by_the_layout_and_are_said(
     backbone = load(path)
     told = capsys.readouterr().out
     assert "mask_token (1): no part of a backbone" in told
-    assert "2 attention heads" in told
+    assert "attention heads 2: its width 128 / 64" in told
     assert f"mean {mean} and deviation {std} are assumed" in told
     assert words in told
     assert (backbone.card.mean, backbone.card.std) == (mean, std)

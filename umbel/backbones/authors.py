@@ -73,7 +73,7 @@ def read_released(
         counts = Counter(name.split(".")[0] for name in dropped)
         notes.append(f"dropped {', '.join(f'{n} ({count})' for n, count in counts.items())}: no part of a backbone")
     if heads is None:
-        notes.append(f"{config.heads} attention heads: its width {config.width} / {HEAD_WIDTH}")
+        notes.append(f"attention heads {config.heads}: its width {config.width} / {HEAD_WIDTH}")
     assumed, reason = ASSUMED["teacher" in content]
     mean, std = STATISTICS[statistics or assumed]
     if statistics is None:
