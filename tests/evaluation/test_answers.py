@@ -29,7 +29,7 @@ def test_classes_and_confusions_by_hand() -> None:
     pairs = confusions(truth, predicted)
     assert [(pair.true, pair.predicted, pair.count) for pair in pairs] == [(1, 4, 2), (4, 1, 1), (6, 1, 1)]
     assert len(confusions(truth, predicted, most=1)) == 1
-    assert confusions(truth, truth) == []
+    assert confusions(truth, truth) == confusions(truth[:0], truth[:0]) == []
 
 
 def test_head_middle_and_tail_by_hand() -> None:

@@ -89,8 +89,9 @@ class Queries:
         lengths = (self.length2 - 2 * (self.moved @ moved_mean) + moved_mean.square().sum()).clamp(min=0).sqrt()
         extra = torch.stack([-(centroids @ center), -centroids.square().sum(1) / 2], dim=1)
         columns = torch.cat([centroids, extra], dim=1).float().T.contiguous()  # (C + 2, K)
-        # The worst case of two dot products of C + 2 terms, each of length |q| at most (|c| <= 1).
-        unit = (len(columns) + 4) * 2.0**-23
+        # Two dot products of C + 2 terms, |c| <= 1: rounding errors add up like a random walk (Higham and Mary, SIAM
+        # Journal on Scientific Computing 41(5), 2019), so that eight deviations are beyond chance.
+        unit = 2 * 8 * len(columns) ** 0.5 * 2.0**-24
         doubt = unit * (self.length2.sqrt() + lengths + moved_mean.norm())
         block = max(1, CHUNK // columns.shape[1])
         for first in range(0, len(self.moved), block):

@@ -88,7 +88,7 @@ def confusions(truth: np.ndarray, predicted: np.ndarray, *, most: int = 20) -> l
         truth, predicted: (Q,) classes.
     """
     wrong = truth != predicted
-    base = 1 + int(max(truth.max(), predicted.max()))
+    base = 1 + int(max(truth.max(initial=0), predicted.max(initial=0)))
     codes, counts = np.unique(truth[wrong].astype(np.int64) * base + predicted[wrong], return_counts=True)
     order = np.argsort(-counts, kind="stable")[:most]
     return [Confusion(true=int(codes[i] // base), predicted=int(codes[i] % base), count=int(counts[i])) for i in order]
