@@ -8,12 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
+from umbel.backbones import load
 from umbel.backbones.build import BackboneConfig, build, model_arguments
 from umbel.backbones.folder import ModelCard, write_timm_folder
 from umbel.config import parse
 from umbel.evaluation import efficiency as costs
 from umbel.evaluation import embed
+from umbel.evaluation.extract import open_data
 from umbel.evaluation.probe import ProbeConfig, run
+from umbel.evaluation.sensitivity import sensitivity
 from umbel.evaluation.sensitivity_operations import changes
 from umbel.run import UserError
 
@@ -62,7 +65,7 @@ def test_both_go_into_the_json_and_pictures_beside_it(
     backbone: Path, flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "tiny.json"
-    both = ["--data", flowers, "--sensitivity", "--sensitivity-photographs", 4, "--efficiency", "--out"]
+    both = ["--data", flowers, "--sensitivity", "--sensitivity-photographs", 4, "--efficiency", "--seed", 3, "--out"]
     umbel_probe(backbone, *both, out)
     said = capsys.readouterr().out
     told = json.loads(out.read_text())
@@ -71,6 +74,9 @@ def test_both_go_into_the_json_and_pictures_beside_it(
     ]
     assert told["sensitivity"]["photographs"] == 4
     assert told["sensitivity"]["source"] == told["efficiency"]["source"] == f"folder {backbone}"
+    shards = open_data(str(flowers), tmp_path / "shards", 16, workers=0)
+    alone = sensitivity(load(backbone), shards, photographs=4, seed=3, device="cpu", asked=changes()[:1])
+    assert told["sensitivity"]["between_species"] == alone.between_species
     assert told["efficiency"]["image_size"] == 16
     assert [one["batch"] for one in told["efficiency"]["latency"]] == [1, 32]
     assert "from mild to strong" in said
@@ -87,7 +93,7 @@ def test_both_go_into_the_json_and_pictures_beside_it(
             help="Embed photographs",
         )
     )
-    umbel_probe(tmp_path / "embedded", "--efficiency", "--out", out.with_name("again.json"))
+    umbel_probe(tmp_path / "embedded", "--efficiency", "--seed", 3, "--out", out.with_name("again.json"))
     assert f"{out.with_name('again.efficiency.png')}: 2 backbones." in capsys.readouterr().out
     again = json.loads(out.with_name("again.json").read_text())
     assert "sensitivity" not in again
