@@ -217,6 +217,9 @@ def test_intervals_and_groups_of_other_probes_are_shown() -> None:
     assert "tail: 7 queries" in groups
     assert "<script" not in groups
     assert "nothing of groups" in by_group([without])
+    levels = {"genus": {"value": 0.7, "low": 0.6, "high": 0.8}, "family": None, "levels": ["genus", "family"]}
+    higher = plain(by_group([features("c", draws(0.6), nearest={"weighted": reached | {"taxonomy": levels}})]))
+    assert "<td>k-NN, weighted</td><td>70.0 ± 10.0 %</td><td>–</td>" in higher
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +244,9 @@ def embeddings_of(plants: Path, seed: int, classes: tuple[str, ...] | None = Non
 def test_a_comparison_is_whole_and_escaped(results: list[str], plants: Path, tmp_path: Path) -> None:
     embeddings_of(plants, 0, (EVIL,) * 24).save(tmp_path / "first" / "embeddings")
     embeddings_of(plants, 1).save(tmp_path / "second" / "embeddings")
-    evil = write(tmp_path / "evil.json", [probe_row(EVIL, draws(0.1))], provenance={"backbone": {"source": EVIL}})
+    evil = write(
+        tmp_path / "evil.json", [probe_row(EVIL, draws(0.1))], provenance={"backbone": {"source": EVIL}}, absent=[EVIL]
+    )
     out = write_comparison([*results, f"{EVIL}={evil}"], data=str(plants), out=tmp_path / "c.html")
     page = out.read_text()
     assert EVIL not in page

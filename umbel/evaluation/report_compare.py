@@ -50,12 +50,14 @@ def comparison(sources: Sequence[Source], data: str | None) -> str:
     if {"support", "queries"} <= counts.keys():
         told += f": {counts['support']:,} photographs of the support, {counts['queries']:,} queries"
     told += f", {classes:,} species." if classes > 1 else "."
+    # What a probe was asked for and could not tell.
+    absent = dict.fromkeys(str(one) for source in sources for one in source.told.get("absent") or ())
     sections = {
         "Summary": join(*(tag("p", sentence) for sentence in compared_in_words(ranked, shots))),
         "Accuracy": measures(ranked, shots),
         "Over shots": over_shots(ranked, guessing),
         "Differences": differences(ranked, shots),
-        "By group": by_group(ranked),
+        "By group": join(by_group(ranked), *(aside(one) for one in absent)),
         "Nearest neighbors": _of_embeddings(
             sources, shards, lambda sets, album: nearest_photographs(sets, album, seed=SEED, rows=QUERIES)
         ),

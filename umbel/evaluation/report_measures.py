@@ -78,10 +78,25 @@ def by_group(ranked: Sequence[Features]) -> Markup:
         told = ", ".join(f"{name}: {count} queries" for name, count in counts.items())
         parts.append(tag("h3", title))
         parts.append(table(("Features", "Probe", *names), rows, name=title, caption=f"With 95 % intervals. {told}."))
+    parts += _by_level(ranked)
     return join(*parts) if parts else aside("The results tell nothing of groups of species.")
 
 
-def _groups(of: Features, grouping: str) -> list[tuple[str, list[dict[str, Any]]]]:
+def _by_level(ranked: Sequence[Features]) -> list[Markup]:
+    """Accuracy at genus and family, where a name of the same genus or family counts as right."""
+    found = [(of.name, name, levels) for of in ranked for name, levels in _groups(of, "taxonomy")]
+    named = dict.fromkeys(str(level) for _, _, told in found for level in told.get("levels") or ())
+    if not named:
+        return []
+    rows = []
+    for features, probe, told in found:
+        cells = (with_interval(ends(told[level])) if isinstance(told.get(level), dict) else "–" for level in named)
+        rows.append((features, probe, *cells))
+    title, caption = "At higher levels", "Share of queries whose genus, family and so on are named rightly."
+    return [tag("h3", title), table(("Features", "Probe", *named), rows, name=title, caption=caption)]
+
+
+def _groups(of: Features, grouping: str) -> list[tuple[str, Any]]:
     nearest = (of.row.get("nearest") or {}).get("weighted")
     probes = {"k-NN, weighted": nearest} | {name: of.row.get(key) for key, name in PROBES.items()}
     return [(name, told[grouping]) for name, told in probes.items() if isinstance(told, dict) and told.get(grouping)]
