@@ -18,7 +18,8 @@ from umbel.data.sources.listed import MakeCsvConfig, MakeMetaAlbumConfig, make_c
 from umbel.evaluation import embed, suite
 from umbel.evaluation.fewshot import nearest_centroid
 from umbel.evaluation.probe import ProbeConfig, run
-from umbel.evaluation.suite import by_paper, read_suite, run_suite
+from umbel.evaluation.reading import ReadConfig, read_as
+from umbel.evaluation.suite import read_suite, run_suite
 from umbel.run import UserError
 
 COLORS = {"Bellis annua": (230, 230, 210), "Bellis perennis": (210, 230, 220), "Crocus vernus": (180, 90, 40)}
@@ -214,7 +215,7 @@ def test_the_papers_reading_squashes_and_takes_the_class_token(tmp_path: Path) -
     from umbel.backbones import load
 
     backbone = load(str(write_backbone(tmp_path / "first", side=224)))
-    reading = by_paper(backbone)
+    reading = read_as(backbone, ReadConfig(protocol="paper"))
     x = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
         torch.testing.assert_close(reading.model(x), backbone.model.forward_features(x)[:, 0])
