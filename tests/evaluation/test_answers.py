@@ -131,6 +131,9 @@ def test_rank_and_uniformity_equal_plain_restatements() -> None:
     found = rank_me(x)
     assert found.value == pytest.approx(np.exp(-(share * np.log(share + 1e-12)).sum()), rel=1e-6)
     assert found.low < found.value < found.high
+    # More numbers than photographs: the other product of the features. Zeros added change no singular value.
+    assert rank_me(np.pad(x, ((0, 0), (0, 90)))).value == pytest.approx(found.value, rel=1e-5)
+    assert rank_me(np.pad(x, ((0, 0), (0, 90)))).low == pytest.approx(found.low, rel=1e-3)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     pairs = [np.exp(-2 * ((a - b) ** 2).sum()) for (i, a), (j, b) in product(enumerate(unit), repeat=2) if i != j]
     assert uniformity(x).value == pytest.approx(np.log(np.mean(pairs)))

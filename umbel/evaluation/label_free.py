@@ -26,13 +26,19 @@ def rank_me(features: Features, *, seed: int = 0) -> Estimate:
         ValueError: shapes that do not fit.
     """
     groups = _groups(check_features(features, "features"), seed)
-    grams = torch.stack([group.T @ group for group in groups])
-    total = grams.sum(0)
-    return jackknife(_effective_rank(total), [_effective_rank(total - gram) for gram in grams])
+    rows = torch.cat(groups)
+    if len(rows) <= rows.shape[1]:
+        # The photographs' inner products have the same singular values, and fewer of them.
+        gram, number = rows @ rows.T, torch.arange(GROUPS, device=rows.device)
+        of = number.repeat_interleave(torch.tensor([len(group) for group in groups], device=rows.device))
+        without = [_effective_rank(gram[of != group][:, of != group]) for group in range(GROUPS)]
+        return jackknife(_effective_rank(gram), without)
+    total = rows.T @ rows
+    return jackknife(_effective_rank(total), [_effective_rank(total - group.T @ group) for group in groups])
 
 
 def _effective_rank(gram: Tensor) -> float:
-    """Of (C, C), the features' inner products."""
+    """Of (C, C) or (N, N), the features' inner products."""
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     shares = singular / singular.sum().clamp(min=1e-300)
     return float(torch.special.entr(shares).sum().exp())
