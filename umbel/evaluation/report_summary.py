@@ -24,7 +24,7 @@ def compared_in_words(ranked: Sequence[Features], shots: int) -> list[str]:
         return [f"Reached {best}; nothing stands beside it."]
     equals = [of.name for of in ranked[1:] if not _better(first, of, shots)]
     if equals:
-        told = [f"Undecided {best}, but no difference can be told from {listed(equals)}."]
+        told = [f"Highest {best}, but no difference can be told from {listed(equals)}."]
     else:
         lead = points(paired(first, ranked[1], shots))
         told = [f"Best {best}, {lead} percentage points over {ranked[1].name}, the next."]
