@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from umbel.evaluation.report import ReportConfig, run, write_comparison
 from umbel.evaluation.report_compare import comparison
 from umbel.evaluation.report_differences import differences, dots, points
 from umbel.evaluation.report_measures import by_group, is_best, measures
+from umbel.evaluation.report_pairs import paired
 from umbel.evaluation.report_results import Features, compared, read_sources, shots_of_all
 from umbel.evaluation.report_shots import over_shots, with_interval
 from umbel.evaluation.report_summary import compared_in_words
@@ -142,6 +144,22 @@ def test_what_moves_together_is_told_apart_and_what_does_not_is_not() -> None:
     html = plain(measures([scattered, base], 5))
     assert "<strong>" not in html
     assert re.search(r"<strong>50\.5 ± \d\.\d %<span", plain(measures([near, base], 5)))
+
+
+def test_the_difference_that_a_result_tells_is_believed_from_both_sides(tmp_path: Path) -> None:
+    told = {"first": OURS, "second": COLOR, "measure": "5-shot accuracy"}
+    told |= {"difference": {"value": -0.01, "low": -0.03, "high": 0.005}}
+    rows = [probe_row(OURS, draws(0.5)), probe_row(COLOR, draws(0.51)), probe_row("raw pixels", draws(0.2))]
+    write(tmp_path / "probe.json", rows, comparisons=[told, told | {"measure": "20-NN accuracy"}])
+    ours, color, raw = compared(read_sources([str(tmp_path)]))
+    assert paired(ours, color, 5) == pytest.approx((-0.01, 0.02))
+    assert paired(color, ours, 5) == pytest.approx((0.01, 0.02))
+    # By the draws alone the histogram would be better.
+    assert not is_best([color, ours, raw], 5)
+    assert paired(ours, raw, 5) == pytest.approx((0.3, 0.0), abs=1e-12)
+    # A row of that name in another result is another one.
+    elsewhere = dataclasses.replace(color, source="elsewhere")
+    assert paired(ours, elsewhere, 5) == pytest.approx((-0.01, 0.0), abs=1e-12)
 
 
 def test_every_pair_has_its_difference_and_its_verdict() -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from umbel.evaluation.report_html import Markup, aside, best, join, table, tag
+from umbel.evaluation.report_pairs import paired
 from umbel.evaluation.report_results import Features, ends
 from umbel.evaluation.report_shots import with_interval
-from umbel.evaluation.report_words import difference, excludes_zero, percent
+from umbel.evaluation.report_words import excludes_zero, percent
 
 # Result of a probe in a row of probe.json -> its name for readers.
 PROBES = {"logistic": "Logistic regression", "linear": "Linear classifier"}
@@ -48,8 +49,8 @@ def measures(ranked: Sequence[Features], shots: int) -> Markup:
 
 def is_best(ranked: Sequence[Features], shots: int) -> bool:
     """Whether the first is better than each other by more than chance."""
-    paired = [difference(ranked[0].accuracies[shots], of.accuracies[shots]) for of in ranked[1:]]
-    return bool(paired) and all(one is not None and excludes_zero(one) and one[0] > 0 for one in paired)
+    leads = [paired(ranked[0], of, shots) for of in ranked[1:]]
+    return bool(leads) and all(one is not None and excludes_zero(one) and one[0] > 0 for one in leads)
 
 
 def _nearest(of: Features, kind: str, plain: str) -> str:
