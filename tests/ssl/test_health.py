@@ -197,7 +197,7 @@ def test_gradient_norms_are_those_of_the_parts() -> None:
     network = make_network()
     masks = torch.zeros(4, 16, dtype=torch.bool)
     masks[0, :3] = True
-    classes, patches = network(drawn(4, 3, 32, 32).float(), None, masks, masks.flatten().nonzero().squeeze(1))
+    classes, patches, _ = network(drawn(4, 3, 32, 32).float(), None, masks, masks.flatten().nonzero().squeeze(1))
     ((classes * drawn(2, 2, 8)).sum() + patches[:, 0].sum()).backward()
     backbone: Any = network.backbone
     parts = {
