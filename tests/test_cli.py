@@ -511,8 +511,8 @@ def test_a_recipe_that_cannot_be_read_is_answered_in_a_sentence(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--views.global-size", "50"], "views.global_size 50 is not a multiple of the patch of 8 px"),
-        (["--views.local-size", "27"], "views.local_size 27 is not a multiple of the patch of 8 px"),
+        (["--views.global-size", "50"], "views.global_size 50 is not a multiple of the backbone's patch of 8 px"),
+        (["--views.local-size", "27"], "views.local_size 27 is not a multiple of the backbone's patch of 8 px"),
         (["--backbone.name", "vit_tinny_patch16_224"], "did you mean 'vit_tiny_patch16_224'?"),
         (["--backbone.name", "resnet18"], "resnet18"),
         (["--init", "nowhere"], "nowhere"),
