@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from umbel.evaluation.report_html import Markup, aside, join, table, tag
+from umbel.evaluation.report_html import SPACE, Markup, aside, join, table, tag
+from umbel.evaluation.report_paired import MINUS, difference, excludes_zero
 from umbel.evaluation.report_results import Features
-from umbel.evaluation.report_words import SPACE, difference, excludes_zero
-
-MINUS = "\N{MINUS SIGN}"
 
 
 def differences(ranked: Sequence[Features], shots: int) -> Markup:
@@ -28,7 +26,8 @@ def differences(ranked: Sequence[Features], shots: int) -> Markup:
     rows = [(first.name, second.name, points(paired), _verdict(first, paired)) for first, second, paired in pairs]
     caption = (
         f"Paired differences of {shots}-shot accuracy over the same draws, in percentage points, with the 95 % "
-        "interval of their mean. Where it holds 0, no difference can be told. One in twenty such intervals is wrong by "
+        "interval of their mean over the draws alone: other query photographs are not counted."
+        "  Where it holds 0, no difference can be told. One in twenty such intervals is wrong by "
         "chance alone, so that of many pairs some are."
     )
     return join(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from umbel.evaluation.report_html import Markup, aside, best, join, table, tag
+from umbel.evaluation.report_html import Markup, best, join, table, tag
+from umbel.evaluation.report_paired import difference, excludes_zero
 from umbel.evaluation.report_results import Features, ends
 from umbel.evaluation.report_shots import with_interval
-from umbel.evaluation.report_words import difference, excludes_zero, percent
+from umbel.evaluation.report_words import percent
 
 # Result of a probe in a row of probe.json -> its name for readers.
 PROBES = {"logistic": "Logistic regression", "linear": "Linear classifier"}
@@ -63,7 +64,7 @@ def _reached(told: Any) -> str:
 
 
 def by_group(ranked: Sequence[Features]) -> Markup:
-    """Accuracy by frequency and by organ, of each probe that tells it."""
+    """Accuracy by frequency, by organ and at higher levels, of each probe that tells it; nothing where none does."""
     parts = []
     for grouping, title in GROUPINGS.items():
         found = [(of.name, name, groups) for of in ranked for name, groups in _groups(of, grouping)]
@@ -79,7 +80,7 @@ def by_group(ranked: Sequence[Features]) -> Markup:
         parts.append(tag("h3", title))
         parts.append(table(("Features", "Probe", *names), rows, name=title, caption=f"With 95 % intervals. {told}."))
     parts += _by_level(ranked)
-    return join(*parts) if parts else aside("The results tell nothing of groups of species.")
+    return join(*parts)
 
 
 def _by_level(ranked: Sequence[Features]) -> list[Markup]:

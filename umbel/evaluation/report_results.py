@@ -91,7 +91,7 @@ def _read(path: Path, name: str) -> Source:
         path=path,
         told={key: value for key, value in results[0].items() if key != "rows"},
         embeddings=Embeddings.load(folder / "embeddings") if has_embeddings else None,
-        features=[_features(own, named, of) for named, of in rows.items()],
+        features=[features_of(own, named, of) for named, of in rows.items()],
     )
     for told in results[1:]:
         _check_alike(source, Source(name=own, path=path, told=told, embeddings=None))
@@ -107,7 +107,13 @@ def _result(file: Path) -> dict[str, Any]:
     return told
 
 
-def _features(source: str, name: str, rows: list[dict[str, Any]]) -> Features:
+def features_of(source: str, name: str, rows: list[dict[str, Any]]) -> Features:
+    """One kind of features.
+
+    Args:
+        source: what its pretrained backbone is called.
+        rows: those of its name, from results with different first shots.
+    """
     curve: dict[int, Ends] = {}
     accuracies: dict[int, list[float]] = {}
     for row in rows:
