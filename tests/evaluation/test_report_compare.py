@@ -253,8 +253,8 @@ def test_a_comparison_is_whole_and_escaped(results: list[str], plants: Path, tmp
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 20
     assert page.count("<script>") == 1
     assert re.findall(r"<h2>([^<]*)</h2>", page) == [
-        *("Summary", "Accuracy", "Over shots", "Differences", "By group", "Nearest neighbors", "Map of features"),
-        *("Most confused", "Patch features", "Provenance"),
+        *("Summary", "Accuracy", "Over shots", "Differences", "By group", "Sensitivity", "Efficiency"),
+        *("Nearest neighbors", "Map of features", "Most confused", "Patch features", "Provenance"),
     ]
     # Two maps of 48 photographs, whose thumbnails stand in the page once.
     assert page.count('data-n="') == 2 * 48

@@ -8,9 +8,9 @@ from typing import Any
 from umbel.evaluation.probe import PRETRAINED
 from umbel.evaluation.probe_rows import ProbeRow
 from umbel.evaluation.report_html import Markup, aside, best, join, table, tag
-from umbel.evaluation.report_measures import by_group
+from umbel.evaluation.report_measures import by_group, nearest_told
 from umbel.evaluation.report_paired import comparisons_of, paired_table
-from umbel.evaluation.report_results import features_of
+from umbel.evaluation.report_results import Features, features_of
 from umbel.evaluation.report_shots import over_shots
 from umbel.evaluation.report_words import percent, reached
 
@@ -31,13 +31,16 @@ def fewshot(rows: Sequence[ProbeRow], probed: Mapping[str, Any], classes: Sequen
     first = ranked[0]
     paired = comparisons_of(probed, first.shots)
     decided = len(ranked) > 1 and all(paired.apart(first, other) for other in ranked[1:])
+    rows_of = {str(row["name"]): row for row in probed["rows"]}
+    features = [features_of(row.name, row.name, [rows_of[row.name]]) for row in ranked]
     numbers = [
         (
             row.name,
             best(reached(row)) if decided and row is first else reached(row),
-            *map(percent, (row.knn, row.knn_plain)),
+            nearest_told(of, "weighted", "knn"),
+            nearest_told(of, "plain", "knn_plain"),
         )
-        for row in ranked
+        for row, of in zip(ranked, features, strict=True)
     ]
     head = ("Features", f"{first.shots}-shot accuracy", f"{first.k}-NN, weighted", f"{first.k}-NN, majority")
     caption = (
@@ -53,13 +56,11 @@ def fewshot(rows: Sequence[ProbeRow], probed: Mapping[str, Any], classes: Sequen
     if first.left_out:
         names = [classes[label] if label < len(classes) else f"class {label}" for label in first.left_out]
         parts.append(aside(f"Left out, because they have too few photographs: {', '.join(names)}."))
-    return join(*parts, paired_table(probed), *_more(probed, ranked, chance))
+    return join(*parts, paired_table(probed), *_more(features, chance))
 
 
-def _more(probed: Mapping[str, Any], ranked: Sequence[ProbeRow], chance: float | None) -> list[Markup]:
+def _more(features: Sequence[Features], chance: float | None) -> list[Markup]:
     """The curve over shots, where there are several, and accuracy by groups of species."""
-    rows = {str(row["name"]): row for row in probed["rows"]}
-    features = [features_of(row.name, row.name, [rows[row.name]]) for row in ranked]
     parts = []
     if len({shots for of in features for shots in of.curve}) > 1:
         parts += [tag("h3", "Over shots"), over_shots(features, chance)]

@@ -33,8 +33,8 @@ def measures(ranked: Sequence[Features], shots: int) -> Markup:
             (
                 of.name,
                 best(first) if leading and of is ranked[0] else first,
-                _nearest(of, "weighted", "knn"),
-                _nearest(of, "plain", "knn_plain"),
+                nearest_told(of, "weighted", "knn"),
+                nearest_told(of, "plain", "knn_plain"),
                 *(_reached(of.row.get(key)) for key in probes),
             )
         )
@@ -53,7 +53,13 @@ def is_best(ranked: Sequence[Features], shots: int) -> bool:
     return bool(paired) and all(one is not None and excludes_zero(one) and one[0] > 0 for one in paired)
 
 
-def _nearest(of: Features, kind: str, plain: str) -> str:
+def nearest_told(of: Features, kind: str, plain: str) -> str:
+    """k-NN accuracy, with its interval where the row has one.
+
+    Args:
+        kind: "weighted" or "plain".
+        plain: where the row has the number alone.
+    """
     told = (of.row.get("nearest") or {}).get(kind)
     return _reached(told) if isinstance(told, dict) else percent(float(of.row[plain]))
 

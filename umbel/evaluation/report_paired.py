@@ -76,15 +76,23 @@ def paired_table(probed: Mapping[str, Any]) -> Markup:
         return Markup()
     measures = list(dict.fromkeys(str(one["measure"]) for one in comparisons))
     cells = {measure: _of_measure(comparisons, measure) for measure in measures}
+    pairs = list(dict.fromkeys((str(one["first"]), str(one["second"])) for one in comparisons))
+    several = len({first for first, _ in pairs}) > 1
     rows = []
-    for first, second in dict.fromkeys((str(one["first"]), str(one["second"])) for one in comparisons):
+    for first, second in pairs:
         found = [cells[measure].get((first, second)) for measure in measures]
-        rows.append((f"{first} against {second}", *("–" if one is None else in_words(one) for one in found)))
+        rows.append(
+            (
+                f"{first} minus {second}" if several else second,
+                *("–" if one is None else in_words(one) for one in found),
+            )
+        )
     caption = (
         "Paired differences in percentage points with 95 % intervals by resampling draws and queries both, so that the "
         f"choice of the query photographs counts too. Where the interval holds 0, {UNTOLD}."
     )
-    return table(("Difference", *measures), rows, name="Paired differences", caption=caption, sorts=False)
+    head = "Difference" if several else f"{pairs[0][0].capitalize()} minus"
+    return table((head, *measures), rows, name="Paired differences", caption=caption, sorts=False)
 
 
 def in_words(found: Ends) -> str:
