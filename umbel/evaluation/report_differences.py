@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from umbel.evaluation.report_html import Markup, aside, join, table, tag
-from umbel.evaluation.report_pairs import paired
+from umbel.evaluation.report_html import SPACE, Markup, aside, join, table, tag
+from umbel.evaluation.report_paired import MINUS, excludes_zero, paired
 from umbel.evaluation.report_results import Features
-from umbel.evaluation.report_words import SPACE, excludes_zero
-
-MINUS = "\N{MINUS SIGN}"
 
 
 def differences(ranked: Sequence[Features], shots: int) -> Markup:

@@ -95,7 +95,7 @@ def _read(path: Path, name: str) -> Source:
         path=path,
         told={key: value for key, value in results[0].items() if key != "rows"},
         embeddings=Embeddings.load(folder / "embeddings") if has_embeddings else None,
-        features=[_features(own, named, of, _comparisons(results, named)) for named, of in rows.items()],
+        features=[features_of(own, named, of, comparisons_with(results, named)) for named, of in rows.items()],
     )
     for told in results[1:]:
         _check_alike(source, Source(name=own, path=path, told=told, embeddings=None))
@@ -111,7 +111,7 @@ def _result(file: Path) -> dict[str, Any]:
     return told
 
 
-def _comparisons(results: list[dict[str, Any]], name: str) -> dict[tuple[str, int], Ends]:
+def comparisons_with(results: list[dict[str, Any]], name: str) -> dict[tuple[str, int], Ends]:
     """The differences of few-shot accuracies that results tell of a row, from its side."""
     found = {}
     for told in results:
@@ -126,7 +126,16 @@ def _comparisons(results: list[dict[str, Any]], name: str) -> dict[tuple[str, in
     return found
 
 
-def _features(source: str, name: str, rows: list[dict[str, Any]], comparisons: dict[tuple[str, int], Ends]) -> Features:
+def features_of(
+    source: str, name: str, rows: list[dict[str, Any]], comparisons: dict[tuple[str, int], Ends] | None = None
+) -> Features:
+    """One kind of features.
+
+    Args:
+        source: what its pretrained backbone is called.
+        rows: those of its name, from results with different first shots.
+        comparisons: what the results tell of its differences; see `comparisons_with`.
+    """
     curve: dict[int, Ends] = {}
     accuracies: dict[int, list[float]] = {}
     for row in rows:
@@ -142,7 +151,7 @@ def _features(source: str, name: str, rows: list[dict[str, Any]], comparisons: d
         row=rows[0],
         accuracies=accuracies,
         curve=dict(sorted(curve.items())),
-        comparisons=comparisons,
+        comparisons=comparisons or {},
     )
 
 

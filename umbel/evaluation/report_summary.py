@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from umbel.evaluation.report_differences import points
 from umbel.evaluation.report_html import listed
-from umbel.evaluation.report_pairs import paired
+from umbel.evaluation.report_paired import excludes_zero, paired
 from umbel.evaluation.report_results import Features
 from umbel.evaluation.report_shots import with_interval
-from umbel.evaluation.report_words import excludes_zero
 
 
 def compared_in_words(ranked: Sequence[Features], shots: int) -> list[str]:
