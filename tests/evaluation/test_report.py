@@ -333,6 +333,20 @@ def test_a_missing_file_is_told_in_a_sentence(file: str, sentences: list[str], a
     assert Reader(page).text("h2") == list(SECTIONS)
 
 
+def test_a_suite_in_a_run_stands_beside_the_published_figures(a_run: Path) -> None:
+    reached = {"name": "A", "photographs": 40, "classes": 2, "accuracies": [0.5], "deviation": 0.01}
+    told = {"format": 1, "command": "probe", "suite": "plants", "backbone": "run", "shots": 5, "folds": 5, "absent": []}
+    told["sets"] = [reached | {"accuracy": {"value": 0.5, "low": 0.48, "high": 0.52}}]
+    (a_run / "probe.json").write_text(json.dumps(told | {"published": {"other": {"A": [87.9, 0.7]}}}))
+    page = write_report(a_run).read_text()
+    assert Reader(page).text("h2") == list(SECTIONS)
+    assert "pretrained backbone lies below the published figures on A." in page
+    assert f"<td>87.9{SPACE}±{SPACE}0.7</td>" in page
+    (a_run / "probe.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match="is no whole result"):
+        write_report(a_run)
+
+
 def test_photographs_that_are_gone_are_told(a_run: Path, tmp_path: Path) -> None:
     edit_config(a_run, data=str(tmp_path / "gone"))
     page = write_report(a_run).read_text()

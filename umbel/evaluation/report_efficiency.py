@@ -84,7 +84,7 @@ def _speed(measured: Mapping[str, Mapping[str, Any]]) -> Markup:
                 "–" if energy is None else f"{energy:,.4g} J",
             )
         )
-    head = ("Backbone", "Batch", "Median", "95th percentile", "Images a second", "Peak memory", "1,000 images")
+    head = ("Backbone", "Batch", "Median", "95th percentile", "Images a second", "Peak memory", "Energy, 1,000 images")
     caption = _each(measured, lambda cost: f"{cost['device']}, {cost['threads']} thread(s), {cost['precision']}")
     caption += f" {_each(measured, _energy)}"
     if any(one["p95_ms"] is None for _, one in lines):
