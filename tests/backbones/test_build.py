@@ -145,7 +145,7 @@ def test_a_vits_sizes_are_refused_for_a_convnext(fields: dict[str, int]) -> None
 
 @pytest.mark.parametrize(("size", "near"), [(16, "32"), (48, "32 or 64"), (100, "96 or 128")])
 def test_an_image_that_a_convnexts_stride_does_not_divide_is_refused(size: int, near: str) -> None:
-    words = f"views.global_size {size} is not a multiple of the total stride of 32 px of convnext_atto: choose {near}."
+    words = f"views.global_size {size} is not a multiple of the backbone's total stride of 32 px: choose {near}."
     with pytest.raises(UserError, match=f"^{words}$"):
         build(BackboneConfig(name="convnext_atto"), size)
 

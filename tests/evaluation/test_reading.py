@@ -164,7 +164,8 @@ def test_the_paper_reads_the_class_token_of_224_pixels(
     with torch.inference_mode():
         torch.testing.assert_close(read.model(images), backbone.model.forward_features(images)[:, 0])
     assert (read.dim, read.card.image_size) == (16, 224)
-    assert weights_sha256(read) == weights_sha256(backbone)
+    read, same = (dataclasses.replace(one, source="elsewhere") for one in (read, backbone))
+    assert weights_sha256(read) == weights_sha256(same)
 
 
 def test_another_size_keeps_the_rest_of_the_preprocessing(tmp_path: Path, picture: Photograph) -> None:

@@ -50,8 +50,10 @@ SECTIONS = (
     "Nearest neighbors",
     "Map of features",
     "Most confused",
+    "Sensitivity",
     "Retrieval by code",
     "Hashing",
+    "Efficiency",
     "Cost",
     "Provenance",
 )

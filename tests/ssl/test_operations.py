@@ -43,7 +43,7 @@ def test_four_registers_cost_five_percent() -> None:
     assert ratio == pytest.approx(1.05, abs=0.006)
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.2, 0.4])
+@pytest.mark.parametrize("rate", [0.1, 0.2])
 def test_drop_path_saves_most_of_its_rate(rate: float) -> None:
     config = configuration(registers=4)
     whole, dropped = step_operations(on_meta(config), config), step_operations(on_meta(config, rate), config)

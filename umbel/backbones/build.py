@@ -114,13 +114,13 @@ def build(config: BackboneConfig, image_size: int) -> Any:
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"backbone '{config.name}' cannot be built with these settings: {reason}.") from error
-    check_size(model, config.name, "global", image_size)
+    check_size(model, "global", image_size)
     if family_of(model) != "convnext":
         first_weights(model)
     return model
 
 
-def check_size(model: Any, name: str, view: str, side: int) -> None:
+def check_size(model: Any, view: str, side: int) -> None:
     """Refuse views whose side the patch of a ViT or the stride of a ConvNeXt does not divide.
 
     Raises:
@@ -131,7 +131,7 @@ def check_size(model: Any, name: str, view: str, side: int) -> None:
         what = "total stride" if family_of(model) == "convnext" else "patch"
         near = " or ".join(str(n * stride) for n in (side // stride, side // stride + 1) if n)
         raise UserError(
-            f"views.{view}_size {side} is not a multiple of the {what} of {stride} px of {name}: choose {near}."
+            f"views.{view}_size {side} is not a multiple of the backbone's {what} of {stride} px: choose {near}."
         )
 
 

@@ -1,7 +1,7 @@
 """Embedding in parts, by one process or several: each stores its own parts, and rank 0 joins them.
 
-A batch never reaches over the end of a part, so features depend neither on the number of processes nor on restarts: to
-the last bit on a CPU with the same number of threads.
+A batch never reaches over the end of a part, so features depend neither on the number of processes nor on restarts:
+to the last bit on a CPU with the same number of threads.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from umbel.evaluation.report_page import GENERATOR, page
 from umbel.evaluation.report_parts import heading, lead, parts
 from umbel.evaluation.report_results import read_sources
 from umbel.evaluation.report_run import Photographs, RunRecord, find_pictures, read_run
+from umbel.evaluation.report_suite import read_suites, suite_page
 from umbel.run import UserError, say, write_atomic
 
 
@@ -77,7 +78,7 @@ def write_report(run: Path, *, data: str | None = None, out: Path | None = None)
 
 
 def write_comparison(given: Sequence[str], *, data: str | None = None, out: Path | None = None) -> Path:
-    """Write the comparison of probed features.
+    """Write the comparison of probed features; or the table of a suite, where they are results of one.
 
     Args:
         given: PATH or NAME=PATH: folders with probe.json, and embeddings beside it where there are; or such files.
@@ -89,7 +90,8 @@ def write_comparison(given: Sequence[str], *, data: str | None = None, out: Path
     """
     out = Path("comparison.html") if out is None else out
     _refuse_stranger(out)
-    return _write(out, comparison(read_sources(given), data))
+    suites = read_suites(given)
+    return _write(out, comparison(read_sources(given), data) if suites is None else suite_page(suites))
 
 
 def assemble(run: RunRecord, pictures: Photographs | None) -> str:

@@ -177,7 +177,7 @@ def for_page(svg: str, alt: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Mar
     inside = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     inside = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", inside, flags=re.DOTALL)
     # Names such as line2d_1 stand in every picture; those of clips and markers are hashes, and needed.
-    inside = re.sub(r' id="[a-z0-9.]+_[a-z0-9_]+"', "", inside).replace("xlink:href", "href")
+    inside = re.sub(r' id="[A-Za-z0-9.]+_[a-z0-9_]+"', "", inside).replace("xlink:href", "href")
     # The figure's own background.
     inside = re.sub(r'style="fill: #ffffff[^"]*"', 'style="fill: none"', inside)
     inside = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", inside)

@@ -13,6 +13,7 @@ from umbel.evaluation.hashing.evaluate import QUERY_SPLITS
 from umbel.evaluation.report_album import Album
 from umbel.evaluation.report_confusions import confusions
 from umbel.evaluation.report_differences import differences
+from umbel.evaluation.report_efficiency import efficiency_section
 from umbel.evaluation.report_html import Markup, aside, join, listed, tag
 from umbel.evaluation.report_map import maps
 from umbel.evaluation.report_measures import by_group, measures
@@ -21,12 +22,14 @@ from umbel.evaluation.report_page import page
 from umbel.evaluation.report_patches import patch_maps, patch_words
 from umbel.evaluation.report_pictures import choose
 from umbel.evaluation.report_results import Features, Source, compared, shots_of_all
+from umbel.evaluation.report_sensitivity import sensitivity_section
 from umbel.evaluation.report_shots import over_shots
 from umbel.evaluation.report_summary import compared_in_words
 from umbel.run import UserError
 
 MAPS, PHOTOGRAPHS, QUERIES = 3, 4, 4
 SEED = 0
+NO_GROUPS = "The results tell nothing of groups of species."
 
 
 def comparison(sources: Sequence[Source], data: str | None) -> str:
@@ -52,12 +55,16 @@ def comparison(sources: Sequence[Source], data: str | None) -> str:
     told += f", {classes:,} species." if classes > 1 else "."
     # What a probe was asked for and could not tell.
     absent = dict.fromkeys(str(one) for source in sources for one in source.told.get("absent") or ())
+    told_by_name = {source.name: source.told for source in sources}
+    reached = {of.name: of.curve[shots] for of in features if of.pretrained}
     sections = {
         "Summary": join(*(tag("p", sentence) for sentence in compared_in_words(ranked, shots))),
         "Accuracy": measures(ranked, shots),
         "Over shots": over_shots(ranked, guessing),
         "Differences": differences(ranked, shots),
-        "By group": join(by_group(ranked), *(aside(one) for one in absent)),
+        "By group": join(by_group(ranked) or aside(NO_GROUPS), *(aside(one) for one in absent)),
+        "Sensitivity": sensitivity_section(told_by_name),
+        "Efficiency": efficiency_section(told_by_name, reached, f"{shots}-shot nearest centroid"),
         "Nearest neighbors": _of_embeddings(
             sources, shards, lambda sets, album: nearest_photographs(sets, album, seed=SEED, rows=QUERIES)
         ),

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from umbel.evaluation.report_html import Markup, aside, join, table, tag
+from umbel.evaluation.report_html import SPACE, Markup, aside, join, table, tag
+from umbel.evaluation.report_paired import MINUS, excludes_zero, paired
 from umbel.evaluation.report_results import Features
-from umbel.evaluation.report_words import SPACE, difference, excludes_zero
-
-MINUS = "\N{MINUS SIGN}"
 
 
 def differences(ranked: Sequence[Features], shots: int) -> Markup:
@@ -23,12 +21,14 @@ def differences(ranked: Sequence[Features], shots: int) -> Markup:
     pairs = []
     for place, first in enumerate(ranked):
         for second in ranked[place + 1 :]:
-            pairs.append((first, second, difference(first.accuracies[shots], second.accuracies[shots])))
-    leads = [(second.name, paired) for first, second, paired in pairs if first is ranked[0] and paired]
-    rows = [(first.name, second.name, points(paired), _verdict(first, paired)) for first, second, paired in pairs]
+            pairs.append((first, second, paired(first, second, shots)))
+    leads = [(second.name, lead) for first, second, lead in pairs if first is ranked[0] and lead]
+    rows = [(first.name, second.name, points(lead), _verdict(first, lead)) for first, second, lead in pairs]
     caption = (
         f"Paired differences of {shots}-shot accuracy over the same draws, in percentage points, with the 95 % "
-        "interval of their mean. Where it holds 0, no difference can be told. One in twenty such intervals is wrong by "
+        "interval: of the choice of queries and support where the result itself tells the difference, and of the "
+        "choice of the support alone, which is narrower, between results. "
+        "Where it holds 0, no difference can be told. One in twenty such intervals is wrong by "
         "chance alone, so that of many pairs some are."
     )
     return join(
@@ -37,20 +37,20 @@ def differences(ranked: Sequence[Features], shots: int) -> Markup:
     )
 
 
-def points(paired: tuple[float, float] | None) -> str:
+def points(lead: tuple[float, float] | None) -> str:
     """+3.2 ± 0.8."""
-    if paired is None:
+    if lead is None:
         return "–"
-    value = 100 * paired[0]
+    value = 100 * lead[0]
     sign = MINUS if value < -0.05 else "+"
-    return f"{sign}{abs(value):.1f}{SPACE}±{SPACE}{100 * paired[1]:.1f}"
+    return f"{sign}{abs(value):.1f}{SPACE}±{SPACE}{100 * lead[1]:.1f}"
 
 
-def _verdict(first: Features, paired: tuple[float, float] | None) -> str:
-    if paired is None:
+def _verdict(first: Features, lead: tuple[float, float] | None) -> str:
+    if lead is None:
         return "not measured on the same draws"
     # The first of a pair never has the smaller mean.
-    return f"{first.name} is better" if excludes_zero(paired) else "no difference can be told"
+    return f"{first.name} is better" if excludes_zero(lead) else "no difference can be told"
 
 
 def dots(leads: Sequence[tuple[str, tuple[float, float]]], *, against: str, shots: int) -> Markup:
@@ -73,7 +73,7 @@ def dots(leads: Sequence[tuple[str, tuple[float, float]]], *, against: str, shot
         label = tag("div", tag("span", f"over {name}"), tag("span", points((mean, half))), class_="label")
         lines.append(tag("div", label, tag("div", zero, whisker, dot, class_="track thin"), class_="bar"))
     ticks = [tag("span", f"{value:g}".replace("-", MINUS)) for value in (left, (left + right) / 2, right)]
-    told = "; ".join(f"over {name}: {points(paired)}" for name, paired in leads)
+    told = "; ".join(f"over {name}: {points(lead)}" for name, lead in leads)
     alt = f"Lead of {against} in {shots}-shot accuracy, in percentage points. {told}."
     title = tag("h3", f"Lead of {against} over each other, percentage points")
     return join(

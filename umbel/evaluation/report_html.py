@@ -10,6 +10,8 @@ from html import escape
 from PIL import Image
 
 VOID = ("img", "meta", "br")
+# A number and its unit stay on one line.
+SPACE = "\N{NO-BREAK SPACE}"
 
 
 class Markup(str):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from umbel.evaluation.report_html import Markup, aside, best, join, table, tag
+from umbel.evaluation.report_html import Markup, best, join, table, tag
+from umbel.evaluation.report_paired import excludes_zero, paired
 from umbel.evaluation.report_results import Features, ends
 from umbel.evaluation.report_shots import with_interval
-from umbel.evaluation.report_words import difference, excludes_zero, percent
+from umbel.evaluation.report_words import percent
 
 # Result of a probe in a row of probe.json -> its name for readers.
 PROBES = {"logistic": "Logistic regression", "linear": "Linear classifier"}
@@ -32,8 +33,8 @@ def measures(ranked: Sequence[Features], shots: int) -> Markup:
             (
                 of.name,
                 best(first) if leading and of is ranked[0] else first,
-                _nearest(of, "weighted", "knn"),
-                _nearest(of, "plain", "knn_plain"),
+                nearest_told(of, "weighted", "knn"),
+                nearest_told(of, "plain", "knn_plain"),
                 *(_reached(of.row.get(key)) for key in probes),
             )
         )
@@ -48,11 +49,17 @@ def measures(ranked: Sequence[Features], shots: int) -> Markup:
 
 def is_best(ranked: Sequence[Features], shots: int) -> bool:
     """Whether the first is better than each other by more than chance."""
-    paired = [difference(ranked[0].accuracies[shots], of.accuracies[shots]) for of in ranked[1:]]
-    return bool(paired) and all(one is not None and excludes_zero(one) and one[0] > 0 for one in paired)
+    leads = [paired(ranked[0], of, shots) for of in ranked[1:]]
+    return bool(leads) and all(one is not None and excludes_zero(one) and one[0] > 0 for one in leads)
 
 
-def _nearest(of: Features, kind: str, plain: str) -> str:
+def nearest_told(of: Features, kind: str, plain: str) -> str:
+    """k-NN accuracy, with its interval where the row has one.
+
+    Args:
+        kind: "weighted" or "plain".
+        plain: where the row has the number alone.
+    """
     told = (of.row.get("nearest") or {}).get(kind)
     return _reached(told) if isinstance(told, dict) else percent(float(of.row[plain]))
 
@@ -63,7 +70,7 @@ def _reached(told: Any) -> str:
 
 
 def by_group(ranked: Sequence[Features]) -> Markup:
-    """Accuracy by frequency and by organ, of each probe that tells it."""
+    """Accuracy by frequency, by organ and at higher levels, of each probe that tells it; nothing where none does."""
     parts = []
     for grouping, title in GROUPINGS.items():
         found = [(of.name, name, groups) for of in ranked for name, groups in _groups(of, grouping)]
@@ -79,7 +86,7 @@ def by_group(ranked: Sequence[Features]) -> Markup:
         parts.append(tag("h3", title))
         parts.append(table(("Features", "Probe", *names), rows, name=title, caption=f"With 95 % intervals. {told}."))
     parts += _by_level(ranked)
-    return join(*parts) if parts else aside("The results tell nothing of groups of species.")
+    return join(*parts)
 
 
 def _by_level(ranked: Sequence[Features]) -> list[Markup]:

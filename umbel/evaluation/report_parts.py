@@ -15,17 +15,23 @@ from umbel.evaluation import report_tables as tables
 from umbel.evaluation.embed import weights_sha256
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.hashing.evaluate import QUERY_SPLITS
+from umbel.evaluation.probe import PRETRAINED
 from umbel.evaluation.report_album import Album
 from umbel.evaluation.report_charts import PANELS, curves
 from umbel.evaluation.report_confusions import confusions
+from umbel.evaluation.report_efficiency import efficiency_section
+from umbel.evaluation.report_fewshot import fewshot
 from umbel.evaluation.report_health import health_section, probe_panel, speed_section
 from umbel.evaluation.report_html import Markup, aside, figure, join, picture, tag
 from umbel.evaluation.report_map import maps
 from umbel.evaluation.report_neighbors import nearest_photographs
+from umbel.evaluation.report_paired import comparisons_of
 from umbel.evaluation.report_patches import patch_maps, patch_words
 from umbel.evaluation.report_pictures import choose, sheet
 from umbel.evaluation.report_retrieval import retrieval
 from umbel.evaluation.report_run import Photographs, RunRecord, data_name
+from umbel.evaluation.report_sensitivity import sensitivity_section
+from umbel.evaluation.report_suite import suite_in_words, suite_table
 from umbel.evaluation.report_words import features_told, health, probes_told, verdict
 
 SHEET_ROWS, MAPS, NEIGHBOR_ROWS = 4, 6, 6
@@ -49,10 +55,12 @@ def parts(run: RunRecord, pictures: Photographs | None, backbone: Backbone | Non
         "Nearest neighbors": _of_embeddings(run, pictures, _neighbors),
         "Map of features": _of_embeddings(run, pictures, _map),
         "Most confused": _of_embeddings(run, pictures, _confusions),
+        "Sensitivity": sensitivity_section({PRETRAINED: run.probed}),
         "Retrieval by code": _retrieval(run, pictures),
         "Hashing": tables.hashing(run.hashing, run.codes)
         if run.hashing is not None
         else aside("There is no hashing table: the run folder has no hash.json (`umbel hash evaluate --out`)."),
+        "Efficiency": efficiency_section({PRETRAINED: run.probed}, {}, ""),
         "Cost": tables.costs(run.steps)
         if run.steps is not None
         else aside("What each step cost was not recorded: the run folder has no steps.json."),
@@ -89,7 +97,9 @@ def lead(run: RunRecord, pictures: Photographs | None, backbone: Backbone | None
 def summary(run: RunRecord) -> list[str]:
     """Who won; and what is wrong, if something is."""
     if run.probe is not None:
-        won = verdict(run.probe)
+        won = verdict(run.probe, comparisons_of(run.probed, run.probe[0].shots))
+    elif run.probed:
+        won = " ".join(suite_in_words({PRETRAINED: run.probed}))
     else:
         won = probes_told(run.probes) or "How good the features are is not known: they have not been probed."
     told, advice = features_told(run.metrics, _warmup(run))
@@ -108,9 +118,11 @@ def _where(pictures: Photographs | None) -> str:
 
 
 def _fewshot(run: RunRecord) -> Markup:
+    if run.probe is None and run.probed:
+        return suite_table({PRETRAINED: run.probed})
     if run.probe is None:
         return aside("There is no few-shot table: the run folder has no probe.json (`umbel probe RUN --out`).")
-    return tables.fewshot(run.probe, run.classes)
+    return fewshot(run.probe, run.probed, run.classes)
 
 
 def _training(run: RunRecord) -> Markup:

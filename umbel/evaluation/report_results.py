@@ -24,6 +24,8 @@ class Features:
     """What one kind of features reaches."""
 
     name: str
+    source: str = ""
+    """The source that it was read from."""
     pretrained: bool
     """A backbone that was trained, not a baseline."""
     row: dict[str, Any]
@@ -32,6 +34,8 @@ class Features:
     """Shots -> accuracy of each draw."""
     curve: dict[int, Ends]
     """Shots -> mean over draws."""
+    comparisons: dict[tuple[str, int], Ends] = field(default_factory=dict)
+    """Name of another row and shots -> the difference to it as the probe itself told it, queries counted too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +95,7 @@ def _read(path: Path, name: str) -> Source:
         path=path,
         told={key: value for key, value in results[0].items() if key != "rows"},
         embeddings=Embeddings.load(folder / "embeddings") if has_embeddings else None,
-        features=[_features(own, named, of) for named, of in rows.items()],
+        features=[features_of(own, named, of, comparisons_with(results, named)) for named, of in rows.items()],
     )
     for told in results[1:]:
         _check_alike(source, Source(name=own, path=path, told=told, embeddings=None))
@@ -107,7 +111,31 @@ def _result(file: Path) -> dict[str, Any]:
     return told
 
 
-def _features(source: str, name: str, rows: list[dict[str, Any]]) -> Features:
+def comparisons_with(results: list[dict[str, Any]], name: str) -> dict[tuple[str, int], Ends]:
+    """The differences of few-shot accuracies that results tell of a row, from its side."""
+    found = {}
+    for told in results:
+        shots = int(told["rows"][0]["shots"])
+        for one in told.get("comparisons") or ():
+            if one["measure"] == f"{shots}-shot accuracy" and name in (one["first"], one["second"]):
+                value, low, high = ends(one["difference"])
+                if name == one["first"]:
+                    found[str(one["second"]), shots] = value, low, high
+                else:
+                    found[str(one["first"]), shots] = -value, -high, -low
+    return found
+
+
+def features_of(
+    source: str, name: str, rows: list[dict[str, Any]], comparisons: dict[tuple[str, int], Ends] | None = None
+) -> Features:
+    """One kind of features.
+
+    Args:
+        source: what its pretrained backbone is called.
+        rows: those of its name, from results with different first shots.
+        comparisons: what the results tell of its differences; see `comparisons_with`.
+    """
     curve: dict[int, Ends] = {}
     accuracies: dict[int, list[float]] = {}
     for row in rows:
@@ -118,10 +146,12 @@ def _features(source: str, name: str, rows: list[dict[str, Any]]) -> Features:
         accuracies[int(row["shots"])] = [float(value) for value in row["accuracies"]]
     return Features(
         name=source if name == PRETRAINED else name,
+        source=source,
         pretrained=name == PRETRAINED,
         row=rows[0],
         accuracies=accuracies,
         curve=dict(sorted(curve.items())),
+        comparisons=comparisons or {},
     )
 
 

@@ -12,6 +12,7 @@ from umbel.data.index import PRETRAINING_SPLITS, ShardSet, find_shards, open_sha
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.hashing import Codes
 from umbel.evaluation.probe_rows import ProbeRow
+from umbel.evaluation.report_suite import check_suite, is_suite
 from umbel.run import UserError, read_json
 from umbel.run_folder import RunFolder
 
@@ -34,6 +35,8 @@ class RunRecord:
     probes: list[dict[str, Any]]
     """Lines of probes.jsonl: few-shot accuracy by step; empty where it was not measured."""
     probe: list[ProbeRow] | None
+    probed: dict[str, Any]
+    """The whole of probe.json; empty without."""
     classes: tuple[str, ...]
     """Names of the classes that were probed."""
     hashing: dict[str, Any] | None
@@ -56,7 +59,7 @@ def read_run(path: Path) -> RunRecord:
         raise UserError(f"{path} is not a run (config.yaml and run.json): give the run folder of `umbel pretrain`.")
     folder = RunFolder(path)
     names = {field.name for field in fields(ProbeRow)}
-    probe = _read_rows(path / "probe.json", "the probe's result", "rows", names) or {}
+    probed = _read_probe(path / "probe.json", names)
     metrics = folder.read_log("metrics")
     if not metrics:
         raise UserError(f"run {path} has no metrics yet: let it train on.")
@@ -67,13 +70,22 @@ def read_run(path: Path) -> RunRecord:
         metrics=metrics,
         bad_photographs=len({row["key"] for row in folder.read_log("bad_photographs")}),
         probes=[row for row in folder.read_log("probes") if row.keys() >= PROBED],
-        probe=[ProbeRow(**{name: row[name] for name in names}) for row in probe["rows"]] if probe else None,
-        classes=tuple(map(str, probe.get("classes", ()))),
+        probe=[ProbeRow(**{name: row[name] for name in names}) for row in probed["rows"]] if "rows" in probed else None,
+        probed=probed,
+        classes=tuple(map(str, probed.get("classes", ()))),
         hashing=_read_rows(path / "hash.json", "the hashing table", "scores", {"name", "bits", "distance", "map"}),
         steps=(_read_rows(path / "steps.json", "the steps' record", "steps", {"name", "seconds"}) or {}).get("steps"),
         embeddings=Embeddings.load(path / "embeddings") if (path / "embeddings" / "embeddings.json").exists() else None,
         codes=Codes.load(path / "codes") if (path / "codes" / "codes.json").exists() else None,
     )
+
+
+def _read_probe(file: Path, names: set[str]) -> dict[str, Any]:
+    """probe.json, of rows or of a suite."""
+    if file.exists() and is_suite(told := read_json(file, "the probe's result")):
+        check_suite(told, file)
+        return told
+    return _read_rows(file, "the probe's result", "rows", names) or {}
 
 
 def _read_rows(path: Path, what: str, key: str, needed: set[str]) -> dict[str, Any] | None:

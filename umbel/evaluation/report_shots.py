@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from umbel.evaluation.report_charts import DASHES, GROUPS, draw
-from umbel.evaluation.report_html import Markup, aside, figure, join, table, tag
+from umbel.evaluation.report_html import SPACE, Markup, aside, figure, join, table, tag
 from umbel.evaluation.report_results import Ends, Features
-from umbel.evaluation.report_words import SPACE
 
 SIZE = 440, 250
 MARKERS = "os^Dv"

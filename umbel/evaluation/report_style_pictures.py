@@ -33,6 +33,8 @@ thead button:focus-visible { outline: 3px solid var(--bark); outline-offset: 2px
 tfoot th, tfoot td { font-weight: 700; }
 td strong { font-weight: 700; } td .mark { font-weight: 400; color: var(--leaf); }
 .curve { max-width: 34rem; margin-top: .6rem; } .curve svg { width: 100%; } .curve text { font-family: inherit; }
+.chart { margin: 1.5rem 0; } .chart svg { width: 100%; } .chart text { font-family: inherit; }
+.chart .scroll svg { min-width: 44rem; } .narrow { max-width: 44rem; }
 .line::before { content: ""; display: inline-block; width: 1.8rem; border-top: 3px solid; vertical-align: middle;
   margin-right: .4rem; }
 .thin { background: linear-gradient(var(--rule), var(--rule)) 0 50% / 100% 1px no-repeat; }

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from umbel.evaluation.report_differences import points
 from umbel.evaluation.report_html import listed
+from umbel.evaluation.report_paired import excludes_zero, paired
 from umbel.evaluation.report_results import Features
 from umbel.evaluation.report_shots import with_interval
-from umbel.evaluation.report_words import difference, excludes_zero
 
 
 def compared_in_words(ranked: Sequence[Features], shots: int) -> list[str]:
@@ -23,9 +23,9 @@ def compared_in_words(ranked: Sequence[Features], shots: int) -> list[str]:
         return [f"Reached {best}; nothing stands beside it."]
     equals = [of.name for of in ranked[1:] if not _better(first, of, shots)]
     if equals:
-        told = [f"Undecided {best}, but no difference can be told from {listed(equals)}."]
+        told = [f"Highest {best}, but no difference can be told from {listed(equals)}."]
     else:
-        lead = points(difference(first.accuracies[shots], ranked[1].accuracies[shots]))
+        lead = points(paired(first, ranked[1], shots))
         told = [f"Best {best}, {lead} percentage points over {ranked[1].name}, the next."]
     untrained = [of for of in ranked if not of.pretrained]
     for ours in (of for of in ranked if of.pretrained and untrained):
@@ -38,5 +38,5 @@ def compared_in_words(ranked: Sequence[Features], shots: int) -> list[str]:
 
 
 def _better(a: Features, b: Features, shots: int) -> bool:
-    paired = difference(a.accuracies[shots], b.accuracies[shots])
-    return paired is not None and paired[0] > 0 and excludes_zero(paired)
+    lead = paired(a, b, shots)
+    return lead is not None and lead[0] > 0 and excludes_zero(lead)

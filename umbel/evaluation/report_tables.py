@@ -1,4 +1,4 @@
-"""The tables of a report: few-shot accuracies, retrieval by codes, what steps cost, where everything comes from."""
+"""The tables of a report: retrieval by codes, what steps cost, where everything comes from."""
 
 from __future__ import annotations
 
@@ -7,56 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from umbel.evaluation.hashing import Codes
-from umbel.evaluation.probe import PRETRAINED
-from umbel.evaluation.probe_rows import ProbeRow
-from umbel.evaluation.report_html import Markup, aside, best, join, table, tag
+from umbel.evaluation.report_html import Markup, join, table, tag
 from umbel.evaluation.report_run import RunRecord
-from umbel.evaluation.report_words import apart, duration, hashing_verdict, percent, reached
+from umbel.evaluation.report_words import duration, hashing_verdict, percent
 
 METHODS = {"crovca": "CroVCA", "itq": "ITQ", "pca": "PCA signs", "pca-rotation": "rotated PCA", "lsh": "LSH"}
-
-
-def fewshot(rows: Sequence[ProbeRow], classes: Sequence[str]) -> Markup:
-    """Bars with intervals, then the table, best first."""
-    ranked = sorted(rows, key=lambda row: -row.mean)
-    first = ranked[0]
-    decided = len(ranked) > 1 and all(apart(first, other) for other in ranked[1:])
-    numbers = [
-        (
-            row.name,
-            best(reached(row)) if decided and row is first else reached(row),
-            *map(percent, (row.knn, row.knn_plain)),
-        )
-        for row in ranked
-    ]
-    head = ("Features", f"{first.shots}-shot accuracy", f"{first.k}-NN, weighted", f"{first.k}-NN, majority")
-    caption = (
-        f"Nearest centroid from {first.shots} photographs of each class: mean of {first.draws} draws with its 95 % "
-        "interval, which tells how much the choice of the support matters, not how much another training seed would."
-    )
-    if len(classes) > len(first.left_out):
-        caption += f" Guessing among the classes reaches {percent(1 / (len(classes) - len(first.left_out)))}."
-    parts = [_bars(ranked), table(head, numbers, name="Few-shot accuracies", caption=caption)]
-    if first.left_out:
-        names = [classes[label] if label < len(classes) else f"class {label}" for label in first.left_out]
-        parts.append(aside(f"Left out, because they have too few photographs: {', '.join(names)}."))
-    return join(*parts)
-
-
-def _bars(rows: Sequence[ProbeRow]) -> Markup:
-    """A bar for each row with its interval as a whisker, from 0 to a round share."""
-    end = next((share for share in (0.1, 0.25, 0.5) if rows[0].mean + rows[0].interval < share), 1.0)
-    bars = []
-    for row in rows:
-        low, high = max(0.0, row.mean - row.interval) / end, min(end, row.mean + row.interval) / end
-        fill = tag("span", class_="fill", style=f"width:{100 * row.mean / end:.2f}%")
-        whisker = tag("span", class_="whisker", style=f"left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%")
-        label = tag("div", tag("span", row.name), tag("span", reached(row)), class_="label")
-        kind = "bar ours" if row.name == PRETRAINED else "bar"
-        bars.append(tag("div", label, tag("div", fill, whisker, class_="track"), class_=kind))
-    alt = f"Bars of {rows[0].shots}-shot accuracy. " + "; ".join(f"{row.name}: {reached(row)}" for row in rows)
-    ticks = (tag("span", f"{100 * end * share:g} %") for share in (0, 0.5, 1))
-    return tag("div", *bars, tag("div", *ticks, class_="scale"), class_="bars", role="img", aria_label=f"{alt}.")
 
 
 def hashing(told: dict[str, Any], codes: Codes | None) -> Markup:

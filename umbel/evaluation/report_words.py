@@ -7,70 +7,51 @@ from collections.abc import Sequence
 from statistics import mean, median
 from typing import Any
 
-from umbel.evaluation.fewshot import interval
 from umbel.evaluation.probe import PRETRAINED, UNTRAINED
 from umbel.evaluation.probe_rows import ProbeRow
-from umbel.evaluation.report_html import listed
+from umbel.evaluation.report_html import SPACE, listed
+from umbel.evaluation.report_paired import BY_DRAWS, Paired
 
-# A number and its unit stay on one line.
-SPACE = "\N{NO-BREAK SPACE}"
 # Trained features of a small run have a rank of 20 and more and a cosine below 0.4, those of a collapsed one 2 and 1.
 LEAST_RANK, MOST_COSINE = 3.0, 0.95
 MUCH_WAITING = 0.1
 
 
-def verdict(rows: Sequence[ProbeRow]) -> str:
+def verdict(rows: Sequence[ProbeRow], paired: Paired = BY_DRAWS) -> str:
     """Who won the few-shot table and by how much; undecided where no difference of the best two can be told."""
     ranked = sorted(rows, key=lambda row: -row.mean)
     shots = f"{ranked[0].shots}-shot"
     if len(ranked) == 1:
         return f"The {ranked[0].name} reaches {reached(ranked[0])} in the {shots} table; nothing stands beside it."
     first, second = ranked[:2]
-    if not apart(first, second):
+    lead = paired.lead(first, second)
+    if not paired.apart(first, second):
         told = f"The {shots} table is undecided: the {first.name} reaches {reached(first)} and the {second.name} "
-        told += f"{reached(second)}, {lead(first, second)} apart, and no difference can be told."
+        told += f"{reached(second)}, {lead} apart, and {paired.doubt(first, second)}."
     else:
         told = f"The {first.name} wins the {shots} table: it names {reached(first)} of the query photographs "
-        told += f"correctly, {lead(first, second)} more than the {second.name} ({reached(second)})."
-    return " ".join([told, *_place_of_pretraining(ranked)])
+        told += f"correctly, {lead} more than the {second.name} ({reached(second)})."
+    return " ".join([told, *_place_of_pretraining(ranked, paired)])
 
 
-def _place_of_pretraining(ranked: Sequence[ProbeRow]) -> list[str]:
+def _place_of_pretraining(ranked: Sequence[ProbeRow], paired: Paired) -> list[str]:
     """Where the pretrained backbone stands if it is not among those named, and what pretraining itself gave."""
     by_name = {row.name: row for row in ranked}
-    ours, fresh = by_name.get(PRETRAINED), by_name.get(UNTRAINED)
+    ours, fresh, best = by_name.get(PRETRAINED), by_name.get(UNTRAINED), ranked[0]
     told = []
     if ours is not None and ranked.index(ours) > 1:
-        told.append(f"The {PRETRAINED} reaches only {reached(ours)}, {lead(ranked[0], ours)} behind the best.")
+        if paired.apart(best, ours):
+            told.append(f"The {PRETRAINED} reaches only {reached(ours)}, {paired.lead(best, ours)} behind the best.")
+        else:
+            told.append(f"The {PRETRAINED} reaches {reached(ours)}; no difference from the best can be told.")
     if ours is not None and fresh is not None:
-        if not apart(ours, fresh):
+        if not paired.apart(ours, fresh):
             told.append(f"Whether pretraining helped at all is undecided: the {UNTRAINED} reaches {reached(fresh)}.")
         elif {ours.name, fresh.name} != {row.name for row in ranked[:2]}:
             verb, better, worse = ("adds", ours, fresh) if ours.mean > fresh.mean else ("takes away", fresh, ours)
-            told.append(f"Pretraining itself {verb} {lead(better, worse)}: the {UNTRAINED} reaches {reached(fresh)}.")
+            lead = paired.lead(better, worse)
+            told.append(f"Pretraining itself {verb} {lead}: the {UNTRAINED} reaches {reached(fresh)}.")
     return told
-
-
-def apart(a: ProbeRow, b: ProbeRow) -> bool:
-    """Whether a difference of two rows can be told.
-
-    By the 95 % interval of the paired differences, which leaves out 0; of rows that were not measured on the same draws
-    by intervals without a common value.
-    """
-    paired = difference(a.accuracies, b.accuracies)
-    return excludes_zero(paired) if paired else abs(a.mean - b.mean) > a.interval + b.interval
-
-
-def difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float] | None:
-    """Mean of the paired differences a - b over draws, and half its 95 % interval; None where nothing is paired."""
-    if len(a) != len(b) or len(a) < 2:
-        return None
-    return interval([one - other for one, other in zip(a, b, strict=True)])
-
-
-def excludes_zero(paired: tuple[float, float]) -> bool:
-    """Whether 0 lies outside a mean plus and minus half its interval."""
-    return abs(paired[0]) > paired[1]
 
 
 def reached(row: ProbeRow) -> str:
@@ -81,14 +62,6 @@ def reached(row: ProbeRow) -> str:
 def percent(share: float) -> str:
     """12.3 %."""
     return f"{100 * share:.1f}{SPACE}%"
-
-
-def lead(better: ProbeRow, worse: ProbeRow) -> str:
-    """The difference of two means; its interval is of the pairs where both were measured on the same draws."""
-    text = f"{100 * (better.mean - worse.mean):.1f}"
-    if paired := difference(better.accuracies, worse.accuracies):
-        text += f"{SPACE}±{SPACE}{100 * paired[1]:.1f}"
-    return f"{text} percentage points"
 
 
 def hashing_verdict(scores: Sequence[dict[str, Any]]) -> str:

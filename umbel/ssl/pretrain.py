@@ -130,7 +130,7 @@ def first_backbone(config: PretrainConfig) -> tuple[Any, ModelCard]:
         patch_weight=config.loss.patch_weight,
     )
     for view, side in (("global", size), ("local", config.views.local_size)):
-        check_size(backbone, config.init or name, view, side)
+        check_size(backbone, view, side)
     if config.init is not None and family_of(backbone) != "convnext":
         arguments = take_class_token(backbone, arguments)
     card = ModelCard(
