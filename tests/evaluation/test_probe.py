@@ -165,6 +165,48 @@ def test_baselines_of_other_photographs_are_refused(
         umbel_probe(tmp_path / "e", "--data", other, "--shots", 2, "--draws", 2)
 
 
+def test_embeddings_of_exchanged_photographs_are_refused(backbone: Path, flowers: Path, tmp_path: Path) -> None:
+    """Keys are alike: they come from the files' names."""
+    umbel_embed(backbone, "--data", flowers, "--out", tmp_path / "e")
+    for file in flowers.rglob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(file))[:20]).save(file)
+    umbel_embed(backbone, "--data", flowers, "--out", tmp_path / "other")
+    for more in (["--against", tmp_path / "other"], ["--data", tmp_path / "other" / "shards"]):
+        with pytest.raises(UserError, match=r"e and .*other.* are of other photographs"):
+            umbel_probe(tmp_path / "e", *more, "--shots", 2, "--draws", 2)
+
+
+def test_embeddings_with_other_labels_are_refused() -> None:
+    first = make({"train": [0, 0, 0, 1, 1, 1], "test": [0, 1]})
+    for other in (
+        dataclasses.replace(first, label=1 - first.label),
+        dataclasses.replace(first, split=1 - first.split),
+    ):
+        with pytest.raises(UserError, match="features of the b have other labels or splits"):
+            probe({"a": first, "b": other}, **SETTINGS)
+    # The order in which splits are named is no difference.
+    renamed = dataclasses.replace(first, split=1 - first.split, splits=("test", "train"))
+    a, b = probe({"a": first, "b": renamed}, **SETTINGS)
+    assert a.accuracies == b.accuracies
+
+
+def test_embeddings_that_were_read_otherwise_are_refused_or_told(
+    backbone: Path, flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    umbel_embed(backbone, "--data", flowers, "--out", tmp_path / "e")
+    umbel_embed(backbone, "--data", flowers, "--out", tmp_path / "mean", "--tokens", "mean")
+    few = ["--shots", 2, "--draws", 2]
+    with pytest.raises(UserError, match="e are of --tokens pooled at the backbone's size, not of --protocol paper"):
+        umbel_probe(tmp_path / "e", "--protocol", "paper", *few)
+    capsys.readouterr()
+    umbel_probe(tmp_path / "mean", "--tokens", "mean", *few)
+    assert "not read alike" not in capsys.readouterr().out
+    umbel_probe(tmp_path / "mean", "--against", tmp_path / "e", *few)
+    assert "these features are not read alike" in capsys.readouterr().out
+    umbel_probe(tmp_path / "mean", "--against", backbone, "--data", tmp_path / "mean" / "shards", *few)
+    assert "the backbones by --tokens pooled" in capsys.readouterr().out
+
+
 def test_rows_are_the_protocols_on_train_and_val_against_test() -> None:
     e = make({"test": [0, 1, 2, 2], "train": [0, 0, 1, 2, 2], "unlabeled": [-1, -1], "val": [0, 1, 1, 2, -1]})
     row = probe({"random": e}, **SETTINGS)[0]

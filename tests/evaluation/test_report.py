@@ -555,8 +555,9 @@ def test_waiting_for_data_is_told() -> None:
     assert speed([{"loss": 1.0}]) == "How fast training was is not known."
 
 
-def test_only_probes_of_the_last_shots_make_the_curve(a_run: Path) -> None:
-    other = [row | {"shots": 1, "accuracy": 0.9} for row in PROBES[:2]]
+@pytest.mark.parametrize("change", [{"shots": 1}, {"data": "of other photographs"}, {"classes": 5}])
+def test_only_probes_like_the_last_make_the_curve(a_run: Path, change: dict[str, Any]) -> None:
+    other = [row | {"accuracy": 0.9} | change for row in PROBES[:2]]
     write_lines(a_run / "probes.jsonl", [*other, *PROBES[1:], {"step": 30}])
     page = write_report(a_run).read_text()
     assert panels(page)["5-shot accuracy"] == "5-shot accuracy over steps: from 25 % to 30 %."

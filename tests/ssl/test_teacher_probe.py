@@ -72,6 +72,7 @@ def test_it_reaches_what_the_command_reaches(split: str, plants: Path, tmp_path:
     assert 0 < row.mean < 1
     assert (found["shots"], found["classes"], found["photographs"]) == (1, 24, len(embeddings))
     assert found["seconds"] > 0
+    assert found["data"] == opened.shards.fingerprint()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,19 @@ def probed(home: Path) -> Path:
 def test_training_is_the_same_with_and_without_a_probe(unprobed: Path, probed: Path) -> None:
     assert lines(unprobed, "probes") == []
     assert_equal(unprobed, probed)
+
+
+def test_another_probe_is_told_apart_when_a_run_is_continued(home: Path, probed: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(probed, tmp_path / "run")
+    before = lines(run, "probes")
+    flags = ("--probe.shots", 1, "--probe.draws", 4, "--probe.data")
+    train(home, run, *flags, home / "shards")
+    assert lines(run, "probes") == before
+    train(home, run, *flags, home / "shards" / "train-000000.tar")
+    assert lines(run, "probes")[:-1] == before
+    last = lines(run, "probes")[-1]
+    assert (last["step"], last["photographs"]) == (STEPS, 48)
+    assert {row["data"] for row in before} != {last["data"]}
 
 
 def test_the_log_tells_the_health_of_the_run(unprobed: Path) -> None:

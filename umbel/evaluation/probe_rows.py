@@ -91,10 +91,14 @@ def measure(
     Raises:
         UserError: no labels, different photographs, or classes too small.
     """
-    found, photographs = [], next(iter(features.values())).keys
+    found, first = [], next(iter(features.values()))
     for name, embeddings in features.items():
-        if embeddings.keys != photographs:
+        if embeddings.keys != first.keys:
             raise UserError(f"the features of the {name} are of other photographs: give the --data that was embedded.")
+        if (embeddings.label != first.label).any() or (_split_names(embeddings) != _split_names(first)).any():
+            raise UserError(
+                f"the features of the {name} have other labels or splits: give the --data that was embedded."
+            )
         try:
             found.append(_measure(name, _task(embeddings, metadata, device), settings))
         except ValueError as error:
@@ -126,6 +130,11 @@ def divided_rows(embeddings: Embeddings) -> tuple[np.ndarray, np.ndarray | None]
     if support.any() and queries.any():
         return labeled[support], labeled[queries]
     return labeled, None
+
+
+def _split_names(embeddings: Embeddings) -> np.ndarray:
+    names: np.ndarray = np.array(embeddings.splits)[embeddings.split]
+    return names
 
 
 def _task(embeddings: Embeddings, metadata: SampleMetadata, device: str) -> Task:

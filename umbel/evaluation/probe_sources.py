@@ -24,6 +24,7 @@ from umbel.evaluation.probe_rows import QUERIES, SUPPORT, measure
 from umbel.evaluation.probe_settings import Probe, ProbeSettings
 from umbel.evaluation.reading import ReadConfig, load_to_read, read_again
 from umbel.evaluation.sample_metadata import NOTHING, SampleMetadata, locate, read_metadata
+from umbel.evaluation.stored_checks import check_photographs, check_reading
 from umbel.machine import choose_workers
 from umbel.run import UserError, say
 
@@ -81,6 +82,9 @@ def gather(wanted: Wanted, folder: Path, device: str) -> Gathered:
     if lacking and wanted.data is None:
         raise UserError(f"{lacking[0]} is no folder of embeddings: give the photographs as --data.")
     ready = {name: there for name, there in stored.items() if there is not None}
+    given = {sources[name]: there for name, there in ready.items()}
+    check_reading(given, wanted.reading, beside=bool(lacking))
+    check_photographs(given, wanted.data)
     if wanted.data is None:
         if wanted.baselines:
             say("without --data there are no baselines.")

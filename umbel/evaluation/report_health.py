@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from umbel.evaluation.report_charts import FIRST, SECOND, Panel, curves, draw, ends, legend, panel_of
 from umbel.evaluation.report_gradients import gradients_by_part
 from umbel.evaluation.report_html import Markup, aside, join, tag
-from umbel.evaluation.report_words import features_told, percent, speed
+from umbel.evaluation.report_words import features_told, of_one_curve, percent, speed
 
 OF_GRADIENTS = Panel(
     title="Gradient norm",
@@ -95,8 +95,7 @@ def probe_panel(probes: Sequence[dict[str, Any]]) -> Markup:
     if not probes:
         return Markup()
     shots, classes = probes[-1]["shots"], probes[-1].get("classes")
-    # With other shots it would be another curve.
-    rows = [row for row in probes if row["shots"] == shots]
+    rows = of_one_curve(probes)
     step, accuracy, half = (
         np.array([row[name] for row in rows], dtype=float) for name in ("step", "accuracy", "interval")
     )

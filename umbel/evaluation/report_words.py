@@ -113,13 +113,19 @@ def probes_told(probes: Sequence[dict[str, Any]]) -> str:
     if not probes:
         return ""
     last = probes[-1]
-    first = next(row for row in probes if row["shots"] == last["shots"])
+    first = of_one_curve(probes)[0]
     told = f"While it was trained, the teacher reached {accuracy(last)} with {last['shots']} "
     told += f"shot{'s' if last['shots'] > 1 else ''} at step {last['step']:,}"
     if first is last:
         return f"{told}."
     begun = "before the first step" if first["step"] == 0 else f"at step {first['step']:,}"
     return f"{told}, after {accuracy(first)} {begun}."
+
+
+def of_one_curve(probes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The probes of the same photographs and shots as the last: a run may have been continued with another probe."""
+    alike = ("shots", "classes", "data")
+    return [row for row in probes if all(row.get(name) == probes[-1].get(name) for name in alike)]
 
 
 def accuracy(row: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,11 @@ class ProbeSet:
     classes: int
     """Classes with photographs enough."""
     prepare: Prepare
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the photographs that are embedded."""
+        return self.shards.fingerprint()
 
 
 def open_probe(config: ProbeConfig, folder: Path, card: ModelCard) -> ProbeSet | None:

@@ -45,7 +45,7 @@ def probe_teacher(
 
     Returns:
         shots, accuracy (mean over draws), interval (half the width of its 95 % interval), classes, photographs,
-        seconds.
+        seconds, data (the fingerprint of what is probed: other photographs make another curve).
     """
     started = time.perf_counter()
     forward, _ = features_by(backbone, device)
@@ -73,6 +73,7 @@ def probe_teacher(
     return {"shots": probe.config.shots, "accuracy": mean, "interval": half, "classes": probe.classes} | {
         "photographs": len(made),
         "seconds": round(seconds, 3),
+        "data": probe.fingerprint,
     }
 
 

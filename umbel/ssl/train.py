@@ -211,7 +211,11 @@ def train(
     bar = Bar("pretraining", total_steps, done=step)
     with StopSignals() as stop, no_garbage_collection(), bar, loader as from_workers:
         batches = to_device(from_workers, device)
-        if all(row["step"] != step for row in run.read_log("probes")):
+        # A probe of other photographs begins a curve of its own.
+        now = (
+            {"step": step} if probe is None else {"step": step, "shots": probe.config.shots, "data": probe.fingerprint}
+        )
+        if all(row | now != row for row in run.read_log("probes")):
             probe_now()
         while step < total_steps:
             schedule.apply(optimizer, step)
