@@ -314,3 +314,12 @@ def test_settings_of_launching_are_written_but_not_compared(tmp_path: Path) -> N
     settings = Settings(inner=Inner(workers=5))
     run = open_run(tmp_path / "run", settings)
     assert (run.previous("test") or {})["inner"] == dataclasses.asdict(settings.inner)
+
+
+def test_a_start_that_failed_before_it_did_anything_binds_nobody(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", Settings()).give_up()
+    begun = open_run(tmp_path / "run", Settings(seed=4))
+    begun.note_start(0, data="a")
+    begun.give_up()
+    with pytest.raises(UserError, match="seed: 4 there, 0 now"):
+        open_run(tmp_path / "run", Settings())

@@ -18,6 +18,8 @@ from typing import IO, Any
 from umbel import __version__, config
 from umbel.run import UserError, move_aside, rank, read_json, write_atomic
 
+# What a start leaves behind that ended before it began anything.
+_NO_RUN = (".lock", "ranks")
 LIBRARIES = ("torch", "torchvision", "timm", "kornia", "webdataset", "accelerate", "numpy")
 
 
@@ -71,7 +73,7 @@ class RunFolder:
             return None
         if not (self.path / "config.yaml").is_file():
             # A process that died between mkdir and the configuration leaves the lock alone behind.
-            strangers = self.path.is_file() or any(p.name != ".lock" for p in self.path.iterdir())
+            strangers = self.path.is_file() or any(p.name not in _NO_RUN for p in self.path.iterdir())
             return "holds other files than a run's" if strangers else None
         try:
             file = str(self.path / "config.yaml")
@@ -85,6 +87,11 @@ class RunFolder:
         """The values of the configuration that the folder was begun with, or None."""
         file = self.path / "config.yaml"
         return config.read_recipe(str(file), command) if file.is_file() else None
+
+    def give_up(self) -> None:
+        """Take the configuration back where nothing was begun with it: a mended command must not be refused for it."""
+        if rank() == 0 and {path.name for path in self.path.iterdir()} <= {"config.yaml", *_NO_RUN}:
+            (self.path / "config.yaml").unlink(missing_ok=True)
 
     def _lock(self) -> None:
         """Keep other processes out for as long as this one lives."""

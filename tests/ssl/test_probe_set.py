@@ -145,7 +145,7 @@ def test_a_probe_is_due_once_an_epoch_and_twenty_times_at_most() -> None:
         ({"every_epochs": float("inf")}, "probe.every_epochs must be a number from 0, not inf"),
         ({"shots": 0}, "probe.shots must be at least 1, not 0"),
         ({"draws": 1}, "probe.draws must be at least 2, not 1"),
-        ({"shots": 7, "limit": 7}, "probe.limit must be at least 8, not 7"),
+        ({"shots": 7, "limit": 7}, "probe.limit must be greater than probe.shots, not 7 for 7"),
     ],
 )
 def test_settings_out_of_range_are_named(settings: dict[str, float], message: str) -> None:

@@ -23,7 +23,7 @@ from umbel.data.order import Slices
 from umbel.machine import choose_device, choose_precision
 from umbel.rank_watch import RankWatch
 from umbel.ranks import meet, new_start, rank_0_first
-from umbel.run import refuse_overlap, refuse_within, say
+from umbel.run import UserError, refuse_overlap, refuse_within, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
@@ -78,10 +78,14 @@ def run(config: PretrainConfig) -> None:
         timeout=config.train.timeout,
     ) as watch:
         # Rank 0 makes the shards, the others wait for it (no pause of theirs) and find them.
-        with state.main_process_first(), watch.paused("making and opening the shards", times=math.inf):
-            probe = open_probe(config.probe, config.out / "probe-shards", card)
-            shards = pretraining_shards(config, folder)
-        last = train(config, folder, shards, backbone, card, slices, watch, probe)
+        try:
+            with state.main_process_first(), watch.paused("making and opening the shards", times=math.inf):
+                probe = open_probe(config.probe, config.out / "probe-shards", card)
+                shards = pretraining_shards(config, folder)
+            last = train(config, folder, shards, backbone, card, slices, watch, probe)
+        except UserError:
+            folder.give_up()
+            raise
     say(f"done: {last / 'backbone'} (timm folder); `umbel export {config.out}` copies and tests it.")
 
 

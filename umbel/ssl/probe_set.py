@@ -44,9 +44,11 @@ class ProbeConfig:
         if not 0 <= self.every_epochs < math.inf:
             raise ValueError(f"probe.every_epochs must be a number from 0, not {self.every_epochs:g}")
         # An interval needs two draws, a class at least one query.
-        for name, low in (("shots", 1), ("draws", 2), ("limit", self.shots + 1)):
+        for name, low in (("shots", 1), ("draws", 2)):
             if getattr(self, name) < low:
                 raise ValueError(f"probe.{name} must be at least {low}, not {getattr(self, name)}")
+        if self.limit <= self.shots:
+            raise ValueError(f"probe.limit must be greater than probe.shots, not {self.limit} for {self.shots}")
 
     def steps(self, steps_per_epoch: int, total_steps: int) -> int:
         """Optimizer steps from probe to probe."""
