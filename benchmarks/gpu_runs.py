@@ -131,7 +131,8 @@ def resume(context: Context) -> list[dict[str, Any]]:
 
     def command(run: Path) -> list[object]:
         flags = ["--recipe", recipe, "--device", context.device.type, "--train.epochs", f"{epochs:.9f}"]
-        return ["pretrain", shards, "--out", run, *flags, "--train.log-every", 1, "--train.save-every", 5]
+        flags += ["--train.log-every", 1, "--train.save-every", 5, "--train.compile", "off"]  # five starts
+        return ["pretrain", shards, "--out", run, *flags]
 
     names = {"whole": None, "killed": signal.SIGKILL, "asked to stop": signal.SIGTERM}
     losses: dict[str, list[float]] = {}
@@ -173,7 +174,7 @@ def policy_run(context: Context, *, policy: str, seed: int) -> list[dict[str, An
     log = context.work / "logs" / f"policies.{policy}-{seed}-umbel.log"
     recipe = recipe_file(context, config, f"policy-{policy}-{seed}")
     flags = ["--recipe", recipe, "--views.policy", policy, "--seed", seed, "--device", context.device.type]
-    flags += ["--train.epochs", 0.5 if context.tiny else POLICY_EPOCHS, "--train.save-every", 10**6]
+    flags += ["--train.epochs", 0.5 if context.tiny else POLICY_EPOCHS, "--train.save-every", 500]
     flags += ["--train.batch", 16] if context.tiny else []
     started = time.monotonic()
     context.umbel("pretrain", data, "--out", run, *flags, log=log)

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from umbel import rank_notes
 from umbel.rank_watch import RankWatch
 from umbel.run import Stopped, TrainingError, UmbelError, UserError
 
@@ -182,6 +183,24 @@ def test_a_collective_that_breaks_tells_who_was_killed(ranks: Ranks) -> None:
         assert code == 3
         assert f"umbel: rank 1 of 3 (host {HOST}) {place}" in said
         assert "Traceback" not in said
+
+
+def test_a_collective_that_breaks_tells_who_is_silent_on_another_machine(ranks: Ranks) -> None:
+    """Where it cannot be known that a process is dead, its silence counts."""
+    join = gloo(ranks.folder, 2)
+
+    def elsewhere(rank: int) -> None:
+        rank_notes._system = lambda: f"machine {rank}"
+        join(rank)
+
+    def die(watch: RankWatch) -> None:
+        torch.distributed.all_reduce(torch.zeros(1))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    ranks.start(collective, die, before=elsewhere)
+    code, said = ranks.end(0)
+    assert code == 3
+    assert f"umbel: rank 1 of 2 (host {HOST}) is gone at step 1: the outcome (killed" in said
 
 
 def test_a_collective_that_breaks_tells_the_failure_of_another_rank_and_sigterm_does_not_cut_it_off(

@@ -93,6 +93,7 @@ def test_a_rank_that_fails_before_the_training_ends_all(tiny: Any, tmp_path: Pat
     zero, one = tiny.run(tmp_path / "run", *TWO, ranks=2)
     assert (zero.code, one.code) == (2, 2)
     assert "holds other files than a run's" in zero.err.splitlines()[-1]
+    assert "umbel: " not in one.err  # it is said once
     assert "Traceback" not in zero.err + one.err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 

@@ -138,8 +138,8 @@ def check_size(model: Any, name: str, view: str, side: int) -> None:
 @torch.no_grad()
 def first_weights(model: Any) -> None:
     """The specification's first weights, where timm's differ from them."""
-    if family_of(model) == "eva" or model.fix_init:
-        # Here timm draws tokens as wide as positions, or divides the last weights of a block by its depth.
+    if family_of(model) == "eva":
+        # timm draws tokens as wide as positions, and divides the last weights of a block by its depth.
         for token in (model.cls_token, model.reg_token):
             if token is not None:
                 nn.init.normal_(token, std=1e-6)

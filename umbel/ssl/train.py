@@ -221,7 +221,9 @@ def train(
             terms = torch.zeros(len(TERMS), device=device)
             samples: list[int] = []
             for micro_step in range(slices.accumulation):
-                watch.at(f"step {step}: waiting for data")
+                # In the first step shards are opened, memory is found, kernels are chosen and blocks compiled.
+                patience = PAUSE if step == first else 1.0
+                watch.at(f"step {step}: waiting for data", patience)
                 with meter.waiting():
                     item: MaskedBatch = next(batches)
                 batch = item.batch
@@ -234,8 +236,7 @@ def train(
                         bad_keys.add(key)
                         bad_found += 1
                         run.log("bad_photographs", {"step": step, "key": key, "reason": reason})
-                # In the first step memory is found, kernels are chosen and blocks compiled.
-                watch.at(f"step {step}: forward and backward", times=PAUSE if step == first else 1.0)
+                watch.at(f"step {step}: forward and backward", patience)
                 globals_, locals_ = views(batch.canvas, batch.size, batch.epoch, batch.position)
                 with torch.no_grad(), accelerator.autocast():
                     seen = teacher(globals_, None, None, item.masked)
