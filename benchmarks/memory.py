@@ -21,7 +21,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from umbel.backbones.build import build
 from umbel.config import from_values, read_recipe, recipe_names
@@ -66,10 +65,8 @@ class Cost:
 class Allocations(TorchDispatchMode):
     """Adds up the bytes of all live storages that operations make, and their greatest sum."""
 
-    def __init__(self, *, cycles: bool) -> None:
-        """`cycles`: recomputation without storage leaves reference cycles that a real run has not."""
+    def __init__(self) -> None:
         super().__init__()
-        self.cycles = cycles
         self.now = self.peak = 0
         self.seen: set[int] = set()
 
@@ -88,16 +85,9 @@ class Allocations(TorchDispatchMode):
             return
         self.seen.add(key)
         size = storage.nbytes()
-        if self.cycles and self.now + size > self.peak:
-            self.sweep()
         self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._freed, key, size)
-
-    def sweep(self) -> None:
-        """Free what nothing holds any more; one collection may leave work to the next."""
-        while gc.collect():
-            pass
 
     def _freed(self, key: int, size: int) -> None:
         self.seen.discard(key)
@@ -148,16 +138,13 @@ def count(config: PretrainConfig, *, ranks: int = 1) -> Cost:
     """
     student, teacher = first_network(config), first_network(config)
     operations = step_operations(student, config).executed
-    gc.freeze()  # what is there stays, so that collecting is quick
-    allocations = Allocations(cycles=config.train.activation_checkpointing)
-    # Stopping recomputation early is an exception, whose traceback would keep what is free in a real run.
-    with FakeTensorMode(allow_non_fake_inputs=True), set_checkpoint_early_stop(False), allocations:
+    allocations = Allocations()
+    with FakeTensorMode(allow_non_fake_inputs=True), allocations:
         step = WeightlessStep(config, student, teacher)
         step(views_of_nothing(config, step.patch))
-        allocations.sweep()
-        fixed = allocations.peak = allocations.now
+        gc.collect()  # recomputation may leave reference cycles
+        fixed = allocations.now
         step(views_of_nothing(config, step.patch))
-    gc.unfreeze()
     resize_matrix.cache_clear()  # one made without storage must not serve a real step
     parameters = sum(parameter.numel() for parameter in student.parameters())
     buckets = 4 * parameters if ranks > 1 else 0

@@ -290,6 +290,11 @@ def test_other_networks_beside_the_teacher_are_named(tmp_path: Path) -> None:
     assert load(save(tmp_path / "epoch.pth", released(weights()) | {"epoch": 100, "arch": "vit"})).dim == WIDTH
 
 
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    whole = weights() | {"norm.weight": torch.ones(WIDTH, dtype=torch.int64)}
+    assert "norm.weight is no tensor of floating-point numbers, but torch.int64" in refusal(tmp_path / "int.pth", whole)
+
+
 def test_blocks_that_count_anew_in_each_chunk_are_refused(tmp_path: Path) -> None:
     anew = {re.sub(r"^blocks\.(\d)\.(\d)\.", lambda m: f"blocks.{m[1]}.{int(m[2]) % 2}.", k): v
             for k, v in in_chunks(weights()).items()}  # fmt: skip

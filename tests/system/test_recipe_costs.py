@@ -61,8 +61,8 @@ for again in (False, True):
             optim=OptimConfig(drop_path=drop_path),
             train=TrainConfig(batch=16, activation_checkpointing=again),
         )
-        fixed, peak = real(config)
         cost = memory.count(config)
+        fixed, peak = real(config)
         rows.append([again, fixed, cost.fixed, peak, cost.peak])
 # The matrices that resize positions are made by whoever comes first.
 assert abs(memory.count(config, ranks=2).fixed - cost.fixed - 4 * cost.parameters) < 2**14
