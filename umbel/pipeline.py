@@ -143,7 +143,9 @@ def pretraining(config: DemoConfig, shards: str, device: str) -> PretrainConfig:
     if batch < resolved.train.batch:
         say(f"batch {batch}: so few photographs.")
     train = dataclasses.replace(resolved.train, epochs=epochs, batch=batch)
-    return dataclasses.replace(resolved, train=train)
+    # A run's own configuration is a recipe too, and names the folder of that run.
+    own = {name: getattr(begun, name) for name in ("data", "out", "recipe", "seed", "device", "force")}
+    return dataclasses.replace(resolved, train=train, **own)
 
 
 class Steps:
