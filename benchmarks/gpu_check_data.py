@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from gpu_context import Context
 from gpu_rows import Row, row, share
-from step import masked_batches, on_device
+from step import masked_batches
 from torch import Tensor, nn
 
 from umbel.augment.crops import crop
 from umbel.augment.policy import POLICIES
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views, ViewsConfig
 from umbel.data.index import PRETRAINING_SPLITS, open_shards
+from umbel.ssl.feed import to_device
 
 
 def photographs_like(count: int, height: int, width: int) -> Tensor:
@@ -77,8 +80,7 @@ def transfer(context: Context) -> list[Row]:
     arrived = []
     cuda = context.device.type == "cuda"
     with masked_batches(config, shards, patch=patch, workers=2, pin=cuda) as batches:
-        for _ in range(count):
-            item = on_device(next(batches), context.device)
+        for item in itertools.islice(to_device(batches, context.device), count):
             for _ in range(4):
                 busy = (busy @ busy).clamp(-1, 1)
             # Copied on the device, after the work: memory that is overwritten too early shows here.

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from gpu_context import Context
 from measuring import wait_for
-from step import TrainingStep, masked_batches, on_device, seen_of
+from step import TrainingStep, masked_batches, seen_of
 from torch.profiler import ProfilerActivity
 
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views
 from umbel.data.index import PRETRAINING_SPLITS, open_shards
-from umbel.machine import choose_workers
+from umbel.machine import choose_compile, choose_workers
+from umbel.ssl.feed import to_device
 
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 STEPS = 5
@@ -26,18 +27,20 @@ def profile(context: Context, *, model: str) -> list[dict[str, Any]]:
     """Data, views and step of some batches; a row for the whole and one for each of the kernels that take longest."""
     config = context.config(model, 4 if context.tiny else 128)
     shards = open_shards(context.photographs()).select(PRETRAINING_SPLITS)
-    step = TrainingStep(config, device=context.device, precision=context.precision())
+    compiled = choose_compile(context.device.type, "auto").value == "on"
+    step = TrainingStep(config, device=context.device, precision=context.precision(), compile_blocks=compiled)
     views = Views(config.views, seed=0, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=context.device)
     cuda = context.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])
     workers = int(choose_workers(-1, 1).value)
-    with masked_batches(config, shards, patch=step.patch, workers=workers, pin=cuda) as batches:
+    with masked_batches(config, shards, patch=step.patch, workers=workers, pin=cuda) as from_workers:
+        batches = to_device(from_workers, context.device)
 
         def run(count: int) -> float:
             wait_for(context.device)
             started = time.perf_counter()
             for _ in range(count):
-                step(seen_of(on_device(next(batches), context.device), views))
+                step(seen_of(next(batches), views))
             wait_for(context.device)
             return time.perf_counter() - started
 

@@ -18,12 +18,8 @@ from gpu_context import Context, SkippedError, ended_well
 from gpu_rows import row
 
 from umbel.augment.policy import POLICIES
-from umbel.backbones.build import build
 from umbel.config import from_values, read_recipe, write_recipe
 from umbel.data.index import PRETRAINING_SPLITS, open_shards
-from umbel.machine import matmul_rate
-from umbel.ssl.network import Network
-from umbel.ssl.operations import step_operations
 from umbel.ssl.pretrain_config import PretrainConfig
 
 BATCHES = {"ViT-S": 256, "ViT-B": 128, "ViT-L": 64}
@@ -54,9 +50,6 @@ def end_to_end(context: Context, *, model: str) -> list[dict[str, Any]]:
         kill(process)
     steady = rows[len(rows) // 4 + 1 :]  # the first ones still compile, or start workers
     speed = statistics.median(line["images_per_second"] for line in steady)
-    network = Network(build(config.backbone, config.views.global_size), config.head, 0.0)
-    operations = step_operations(network, config).nominal
-    rate = matmul_rate(context.device.type, context.precision())
     shutil.rmtree(run)
     return [
         {
@@ -66,8 +59,8 @@ def end_to_end(context: Context, *, model: str) -> list[dict[str, Any]]:
             "aim": AIMS[model],
             "slowest line": min(line["images_per_second"] for line in steady),
             "data wait": statistics.median(line["data_wait"] for line in steady),
-            "MFU": speed * operations / rate,
-            "matmul TFLOP/s": rate / 1e12,
+            "MFU": statistics.median(line["mfu"] for line in steady),
+            "MFU executed": statistics.median(line["mfu_executed"] for line in steady),
             "memory GiB": steady[-1]["memory_gib"],
             "lines": len(steady),
         }
@@ -138,7 +131,8 @@ def resume(context: Context) -> list[dict[str, Any]]:
 
     def command(run: Path) -> list[object]:
         flags = ["--recipe", recipe, "--device", context.device.type, "--train.epochs", f"{epochs:.9f}"]
-        return ["pretrain", shards, "--out", run, *flags, "--train.log-every", 1, "--train.save-every", 5]
+        flags += ["--train.log-every", 1, "--train.save-every", 5, "--train.compile", "off"]  # five starts
+        return ["pretrain", shards, "--out", run, *flags]
 
     names = {"whole": None, "killed": signal.SIGKILL, "asked to stop": signal.SIGTERM}
     losses: dict[str, list[float]] = {}
@@ -180,7 +174,7 @@ def policy_run(context: Context, *, policy: str, seed: int) -> list[dict[str, An
     log = context.work / "logs" / f"policies.{policy}-{seed}-umbel.log"
     recipe = recipe_file(context, config, f"policy-{policy}-{seed}")
     flags = ["--recipe", recipe, "--views.policy", policy, "--seed", seed, "--device", context.device.type]
-    flags += ["--train.epochs", 0.5 if context.tiny else POLICY_EPOCHS, "--train.save-every", 10**6]
+    flags += ["--train.epochs", 0.5 if context.tiny else POLICY_EPOCHS, "--train.save-every", 500]
     flags += ["--train.batch", 16] if context.tiny else []
     started = time.monotonic()
     context.umbel("pretrain", data, "--out", run, *flags, log=log)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import statistics
 from typing import Any
 
 import measuring
 import torch
+import torch._dynamo
 from gpu_check_data import photographs_like
 from gpu_context import Context
 from step import TrainingStep, random_views
 
 from umbel.augment.policy import POLICIES
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views
-from umbel.machine import matmul_rate
+from umbel.machine import choose_compile, matmul_rate
 from umbel.ssl.operations import step_operations
 
 BATCHES = (32, 64, 128, 256)
@@ -41,24 +43,25 @@ def throughput(context: Context, *, model: str, compiled: bool) -> list[dict[str
 
 def step_speed(context: Context, model: str, batch: int, precision: str, compiled: bool, rate: float) -> dict[str, Any]:
     """A step's time and memory at one batch; networks are freed when it returns."""
+    torch._dynamo.reset()
+    gc.collect()  # networks and optimizers of the batch before hold each other
     if context.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    if compiled:
-        torch._dynamo.reset()
     config = context.config(model, batch)
-    step = TrainingStep(config, device=context.device, precision=precision, compiled=compiled)
+    step = TrainingStep(config, device=context.device, precision=precision, compile_blocks=compiled)
     seen = random_views(config, step.patch, context.device)
     seconds = measuring.in_turn(
         {"step": lambda: step(seen)}, rounds=3 if context.tiny else 15, device=context.device, warm_up=4
     )["step"]
-    median, operations = statistics.median(seconds), step_operations(step.student, config).nominal
+    median, operations = statistics.median(seconds), step_operations(step.student, config)
     found = {
         "drop path": step.student.drop_path,
         "ms a step": 1e3 * median,
         "images/s": batch / median,
-        "TFLOP/s": batch * operations / median / 1e12,
-        "of matmul rate": batch * operations / median / rate,
+        "TFLOP/s": batch * operations.nominal / median / 1e12,
+        "MFU": batch * operations.nominal / median / rate,
+        "MFU executed": batch * operations.executed / median / rate,
         "slowest / median": max(seconds) / median,
     }
     if context.device.type == "cuda":
@@ -87,7 +90,8 @@ def views(context: Context) -> list[dict[str, Any]]:
     seconds = measuring.medians(measuring.in_turn(contenders, rounds=rounds, device=context.device))
     steps = {}
     for model in ("ViT-S", "ViT-B"):
-        found = step_speed(context, model, batch, context.precision(), False, 1.0)
+        compiled = choose_compile(context.device.type, "auto").value == "on"  # as training has it
+        found = step_speed(context, model, batch, context.precision(), compiled, 1.0)
         steps[model] = found["ms a step"] / 1e3
     return [
         {"views": name, "batch": batch, "ms a batch": 1e3 * taken, "images/s": batch / taken}

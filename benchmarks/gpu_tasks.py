@@ -28,7 +28,7 @@ def tasks() -> list[Task]:
         "gpu_checks": ("attention", "precision", "optimizer", "compiled", "checkpointing"),
     }
     found = [
-        Task(name=f"checks.{name}", minutes=1.0, call=f"{module}:{name}")
+        Task(name=f"checks.{name}", minutes=2.0 if name == "compiled" else 1.0, call=f"{module}:{name}")
         for module, names in checks.items()
         for name in names
     ]
@@ -45,11 +45,11 @@ def tasks() -> list[Task]:
             )
     for model in ("ViT-B", "ViT-L", "ViT-S"):
         settings = {"model": model}
-        found.append(Task(name=f"end-to-end.{model}", minutes=3.0, call="gpu_runs:end_to_end", settings=settings))
+        found.append(Task(name=f"end-to-end.{model}", minutes=3.5, call="gpu_runs:end_to_end", settings=settings))
     for model in ("ViT-B", "ViT-S"):
         settings = {"model": model}
-        found.append(Task(name=f"profile.{model}", minutes=2.0, call="gpu_profile:profile", settings=settings))
-    found.append(Task(name="views.device", minutes=2.0, call="gpu_speed:views"))
+        found.append(Task(name=f"profile.{model}", minutes=2.5, call="gpu_profile:profile", settings=settings))
+    found.append(Task(name="views.device", minutes=3.5, call="gpu_speed:views"))
     # A seed of every policy before the next seed: an unfinished comparison is fair too.
     for seed in SEEDS:
         for policy in POLICIES:

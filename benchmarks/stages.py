@@ -17,14 +17,14 @@ from typing import Any
 
 import measuring
 import torch
-from step import TrainingStep, masked_batches, on_device, seen_of
+from step import TrainingStep, masked_batches, seen_of
 
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views, ViewsConfig
 from umbel.config import from_values, read_recipe
 from umbel.data.index import PRETRAINING_SPLITS, open_shards
 from umbel.data.make import MakeSyntheticConfig, make_synthetic
 from umbel.machine import choose_device, choose_precision, choose_workers, matmul_rate, peak_memory
-from umbel.ssl.feed import MaskedBatch
+from umbel.ssl.feed import MaskedBatch, to_device
 from umbel.ssl.operations import step_operations
 from umbel.ssl.pretrain_config import PretrainConfig
 
@@ -69,7 +69,9 @@ def measure(config: PretrainConfig, precision: str, count: int, stack: contextli
     step.steps = 500
 
     def batches(workers: int) -> Any:
-        return stack.enter_context(masked_batches(config, shards, patch=step.patch, workers=workers, pin=False))
+        pin = device.type == "cuda"
+        source = stack.enter_context(masked_batches(config, shards, patch=step.patch, workers=workers, pin=pin))
+        return to_device(source, device)
 
     def views_by(views: ViewsConfig) -> Views:
         return Views(views, seed=0, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=device)
@@ -80,7 +82,7 @@ def measure(config: PretrainConfig, precision: str, count: int, stack: contextli
 
     source = batches(0)
     timed("reader and masks, in this process", lambda: next(source))
-    item: MaskedBatch = on_device(next(source), device)
+    item: MaskedBatch = next(source)
     views, plain = views_by(config.views), views_by(dataclasses.replace(config.views, policy="none"))
     timed("views, crops alone", lambda: seen_of(item, plain))
     timed(f"views, {config.views.policy} policy", lambda: seen_of(item, views))
@@ -91,16 +93,19 @@ def measure(config: PretrainConfig, precision: str, count: int, stack: contextli
     source = batches(workers)
     timed(
         f"training: all of it, {workers} data worker(s)",
-        lambda: step(seen_of(on_device(next(source), device), views)),
+        lambda: step(seen_of(next(source), views)),
     )
-    operations = step_operations(step.student, config).nominal
+    operations = step_operations(step.student, config)
     rate = matmul_rate(device.type, precision)
     print(measuring.in_words(measuring.setting(device)))
     print(f"{precision}, batch {config.train.batch}")
     for name, value in rows:
         print(f"{name:<45} {value:8.0f} images/s")
-    share = rows[-1][1] * operations / rate
-    print(f"{operations / 1e9:.2f} GFLOP an image; {share:.0%} of the matrix-product rate {rate / 1e9:.0f} GFLOP/s")
+    share = rows[-1][1] * operations.nominal / rate
+    print(
+        f"{operations.nominal / 1e9:.2f} GFLOP an image ({operations.executed / 1e9:.2f} executed); "
+        f"{share:.0%} of the matrix-product rate {rate / 1e9:.0f} GFLOP/s"
+    )
     print(f"peak memory {peak_memory(device.type) / 2**30:.2f} GiB")
 
 

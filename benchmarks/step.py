@@ -16,11 +16,13 @@ from measuring import unmarked
 from torch import Tensor, nn
 
 from umbel.backbones.build import build
+from umbel.backbones.family import stride_of
 from umbel.data.index import ShardSet
 from umbel.data.order import CursorSampler, Slices
 from umbel.data.training import TrainingDataset
 from umbel.data.workers import training_batches
 from umbel.machine import choose_attention
+from umbel.ssl.agreement import Agreement
 from umbel.ssl.feed import AddMasks, MaskedBatch
 from umbel.ssl.losses import image_loss, patch_weights, weighted_patch_loss
 from umbel.ssl.masking import draw_masks
@@ -74,15 +76,6 @@ def masked_batches(
     )
 
 
-def on_device(item: MaskedBatch, device: torch.device) -> MaskedBatch:
-    """A micro-batch's tensors on the device; sizes stay, boxes are drawn on the host."""
-    item.batch.canvas = item.batch.canvas.to(device, non_blocking=True)
-    item.masks = item.masks.to(device, non_blocking=True)
-    item.masked = item.masked.to(device, non_blocking=True)
-    item.weights = item.weights.to(device, non_blocking=True)
-    return item
-
-
 def seen_of(item: MaskedBatch, views: Any) -> Seen:
     """What a step sees of a micro-batch that is on the device."""
     batch = item.batch
@@ -96,8 +89,7 @@ class TrainingStep:
     Args:
         drop_path: in place of the configuration's.
         backbone: fresh weights of the configuration's by default.
-        compiled: compile the blocks.
-        network: further arguments of `Network`.
+        network: further arguments of `Network`: compile_blocks, checkpoint_activations.
     """
 
     def __init__(
@@ -108,17 +100,17 @@ class TrainingStep:
         precision: str,
         drop_path: float | None = None,
         backbone: nn.Module | None = None,
-        compiled: bool = False,
         steps_per_epoch: int = 10_000,
         total_steps: int = 1_000_000,
-        **network: Any,
+        **network: bool,
     ) -> None:
         self.config, self.device, self.precision = config, device, precision
         backbone = build(config.backbone, config.views.global_size) if backbone is None else backbone
         self.attention = choose_attention(device.type, precision).value
         set_attention(backbone, fused=self.attention == "fused")
         drop_path = config.optim.drop_path if drop_path is None else drop_path
-        self.student = Network(backbone, config.head, drop_path, compile_blocks=compiled, **network).to(device)
+        masking = config.masks.views > 0
+        self.student = Network(backbone, config.head, drop_path, masking=masking, **network).to(device)
         self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.student.train()
         self.optimizer = build_optimizer(self.student, config.optim)
@@ -131,13 +123,14 @@ class TrainingStep:
         )
         self.backbone_parameters = [*self.student.backbone.parameters(), self.student.mask_token]
         self.head_parameters = list(self.student.head.parameters())
-        self.steps = 0
-        self.sums = torch.zeros(7, device=device)
+        self.steps = self.bad_steps = 0
+        self.sums, self.good_steps = torch.zeros(7, device=device), torch.zeros((), device=device)
+        self.agreement = Agreement(device)
 
     @property
     def patch(self) -> int:
         """Side of a patch in pixels."""
-        return self.student.stride
+        return stride_of(self.student.backbone)
 
     def autocast(self) -> torch.autocast:
         """The context of forward passes."""
@@ -180,20 +173,24 @@ class TrainingStep:
         terms[5] = clip_gradients(self.backbone_parameters, self.config.optim.clip)
         terms[6] = clip_gradients(self.head_parameters, self.config.optim.clip)
         mark("clipping")
-        bad = (~terms.isfinite().all()).float()
-        mark("terms and status")
+        flags = {"stopping": False, "save_due": False, "bad_photographs": 0}
+        bad = self.agreement.add(self.steps + 1, terms, **flags)
+        mark("flags")
         step_unless(bad, self.optimizer)
         mark("optimizer")
         self.average(bad)
-        self.sums += torch.where(bad > 0, 0.0, terms)
         mark("teacher's average")
         self.optimizer.zero_grad(set_to_none=True)
         mark("gradients freed")
+        self.sums += torch.where(bad > 0, 0.0, terms)
+        self.good_steps += 1 - bad
         self.steps += 1
+        self.bad_steps += sum(outcome.bad for outcome in self.agreement.outcomes())
+        mark("sums and outcomes")
         return terms[0]
 
     def average(self, bad: Tensor) -> None:
-        """Move the teacher towards the student where `bad` is 0."""
+        """Move the teacher towards the student, unless `bad` is 1."""
         update_teacher(self.teacher, self.student, self.schedule.momentum(self.steps), bad)
 
     def _losses(self, seen: Seen, mark: Callable[[str], None]) -> Tensor:

@@ -9,7 +9,11 @@ import torch
 from step import Seen, TrainingStep
 from torch import Tensor
 
+from umbel.ssl.health import gradient_norms, health
 from umbel.ssl.losses import weighted_patch_loss
+
+LOG_LINE = "measures of a log line"
+"""Taken at log points alone: no part of the whole step."""
 
 
 def noise_like(*outputs: Tensor) -> list[Tensor]:
@@ -41,7 +45,7 @@ def bound_without_heads(ours: TrainingStep, seen: Seen) -> Callable[[], None]:
     def looked_at(network: Any, masks: Tensor | None, *, with_locals: bool) -> tuple[Tensor, ...]:
         with ours.autocast():
             tokens = network.tokens(seen.globals_, masks)
-            patches = tokens[:, network.backbone.num_prefix_tokens :].flatten(0, 1)[seen.masked]
+            patches = tokens[:, network.prefix :].flatten(0, 1).index_select(0, seen.masked)
             found = (tokens[:, 0], patches)
             return (*found, network.tokens(seen.locals_, None)[:, 0]) if with_locals else found
 
@@ -59,6 +63,8 @@ def parts_alone(ours: TrainingStep, seen: Seen) -> dict[str, Callable[[], object
     """What the step has beside the backbones, each by itself; losses and head forward and backward."""
     own_classes, own_patches = (output.detach().requires_grad_() for output in ours.study(seen))
     taught_classes, taught_patches = ours.teach(seen)
+    with torch.no_grad(), ours.autocast():
+        tokens = ours.teacher(seen.globals_, None, None, seen.masked).tokens
     width = ours.student.backbone.num_features
     for_student = torch.randn(own_classes.shape[0] * own_classes.shape[1] + len(own_patches), width).to(ours.device)
     for_student.requires_grad_()
@@ -73,8 +79,20 @@ def parts_alone(ours: TrainingStep, seen: Seen) -> dict[str, Callable[[], object
             out = ours.student.head(for_student)
         backward(ours, (out,), noise)
 
+    parameters = list(ours.student.parameters())
+    gradients = [torch.randn_like(parameter) for parameter in parameters]
+
+    def log_line() -> None:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        _, norms = gradient_norms(ours.student)
+        healthy = health(tokens, own_classes, taught_classes, eps=ours.config.loss.eps)
+        torch.cat([healthy, norms.to(healthy.dtype)]).tolist()
+        ours.optimizer.zero_grad(set_to_none=True)
+
     return {
         "both heads": heads,
         "image loss": lambda: ours.image_loss(own_classes, taught_classes)[0].backward(),
         "patch loss": lambda: weighted_patch_loss(own_patches, taught_patches, seen.weights).backward(),
+        LOG_LINE: log_line,
     }

@@ -25,7 +25,7 @@ import measuring
 import torch
 from mask_cost import decoding_seconds, mask_seconds, photographs
 from step import TrainingStep, random_views
-from step_bounds import bound_with_heads, bound_without_heads, parts_alone
+from step_bounds import LOG_LINE, bound_with_heads, bound_without_heads, parts_alone
 from torch import Tensor
 
 from umbel.backbones.build import build
@@ -115,7 +115,7 @@ def measure(size: str, precision: str, device: torch.device, options: argparse.N
         for name, step in lightly_steps(backbone, config, ours, options.prototypes, precision).items():
             with_marks(name, step)
     seconds = measuring.in_turn(contenders, rounds=options.rounds, device=device, clock=clock)
-    if not torch.stack([loss.float().cpu() for loss in last]).isfinite().all():
+    if not torch.stack([loss.float().cpu() for loss in last]).isfinite().all() or ours.bad_steps:
         raise SystemExit("a step was not finite: its time tells nothing.")
     found = measuring.medians(seconds)
     return {
@@ -192,10 +192,19 @@ def report(result: dict[str, Any]) -> None:
     verdict = "met" if ratios[BOUND] <= AIM else "missed"
     print(f"{BOUND:<45} {1e3 * seconds[BOUND]:9.1f} ms   step / bound {ratios[BOUND]:.3f} (aim {AIM}: {verdict})")
     print(f"{BARE:<45} {1e3 * seconds[BARE]:9.1f} ms   step / bound {ratios[BARE]:.3f}")
-    extras = ("schedules", "clipping", "terms and status", "optimizer", "teacher's average", "gradients freed")
+    extras = (
+        "schedules",
+        "clipping",
+        "flags",
+        "optimizer",
+        "teacher's average",
+        "gradients freed",
+        "sums and outcomes",
+    )
     alone = result["parts"] | {name: phases[STEP][name] for name in extras}
     for name, value in alone.items():
-        print(f"  {name:<43} {1e3 * value:9.2f} ms   {value / step:6.1%} of the step")
+        note = " (at log points alone)" if name == LOG_LINE else ""
+        print(f"  {name:<43} {1e3 * value:9.2f} ms   {value / step:6.1%} of the step{note}")
     if len(phases) == 1:
         return
     letters = dict(zip(phases, ["Umbel", *(f"({letter})" for letter in "abcdef")], strict=False))

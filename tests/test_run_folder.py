@@ -57,6 +57,27 @@ def test_the_same_configuration_continues(tmp_path: Path, other: Settings) -> No
     assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("lost", ["seed: 0\n", "  workers: 1\n", "inner:\n  rate: 0.5\n  workers: 1\n"])
+def test_a_run_of_before_a_setting_was_there_had_its_default(tmp_path: Path, lost: str) -> None:
+    open_run(tmp_path / "run", Settings())
+    file = tmp_path / "run" / "config.yaml"
+    assert lost in file.read_text()
+    file.write_text(file.read_text().replace(lost, ""))
+    open_run(tmp_path / "run", Settings())
+    with pytest.raises(
+        UserError, match=r"another configuration \((seed: 0 there, 4|inner\.rate: 0\.5 there, 0\.7) now"
+    ):
+        open_run(tmp_path / "run", Settings(seed=4) if "rate" not in lost else Settings(inner=Inner(rate=0.7)))
+
+
+def test_a_run_with_a_setting_that_this_umbel_does_not_have_is_refused(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", Settings())
+    with (tmp_path / "run" / "config.yaml").open("a") as file:
+        file.write("seeds: 3\n")
+    with pytest.raises(UserError, match=r"cannot continue \(.*unknown key 'seeds', did you mean 'seed'"):
+        open_run(tmp_path / "run", Settings())
+
+
 def test_another_configuration_is_refused_and_nothing_changes(tmp_path: Path, content: Content) -> None:
     path = tmp_path / "run"
     open_run(path, Settings()).log("metrics", {"step": 1})

@@ -124,6 +124,22 @@ def from_values(base: Config, values: dict[str, Any], where: str) -> Config:
         raise UserError(f"{where}: {error}") from error
 
 
+def completed(values: dict[str, Any], like: Any, where: str) -> dict[str, Any]:
+    """A written configuration with the defaults of those settings that did not exist yet when it was written.
+
+    Args:
+        like: a configuration of the same kind; what has no default is taken from it.
+
+    Raises:
+        UserError: as `from_values`.
+    """
+    absent = dataclasses.MISSING
+    needed = [f.name for f in dataclasses.fields(like) if f.default is absent and f.default_factory is absent]
+    defaults = type(like)(**{name: getattr(like, name) for name in needed})
+    completed: dict[str, Any] = to_values(from_values(defaults, values, where))
+    return completed
+
+
 def _convert(value: Any, hint: Any, label: str) -> Any:
     """Check one value against a type hint; whole numbers serve as floats, lists as tuples."""
     origin, arguments = get_origin(hint), get_args(hint)

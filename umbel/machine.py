@@ -93,7 +93,7 @@ def choose_compile(device: str, asked: CompileChoice) -> Choice:
         return Choice(value="off", reason="on a CPU matrix products take most of the time, and compiling takes minutes")
     if missing:
         return Choice(value="off", reason=missing)
-    return Choice(value="on", reason="fewer and larger kernels; the first steps take a minute or more longer")
+    return Choice(value="on", reason="fewer and larger kernels; the first step waits for them to be compiled")
 
 
 def missing_for_compile(device: str) -> str:

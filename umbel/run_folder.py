@@ -74,7 +74,8 @@ class RunFolder:
             strangers = self.path.is_file() or any(p.name != ".lock" for p in self.path.iterdir())
             return "holds other files than a run's" if strangers else None
         try:
-            there = config.read_recipe(str(self.path / "config.yaml"), command)
+            file = str(self.path / "config.yaml")
+            there = config.completed(config.read_recipe(file, command), resolved, file)
         except UserError as error:
             return f"is a run that this command cannot continue ({str(error).rstrip('.')})"
         found = config.first_difference(there, config.to_values(resolved), ignore)

@@ -143,9 +143,10 @@ def test_a_vits_sizes_are_refused_for_a_convnext(fields: dict[str, int]) -> None
     assert all(f"backbone.{field}" in str(caught.value) for field in fields)
 
 
-@pytest.mark.parametrize("size", [16, 48, 100])
-def test_an_image_that_a_convnexts_stride_does_not_divide_is_refused(size: int) -> None:
-    with pytest.raises(UserError, match=f"views.global_size {size} is not a multiple of the total stride of 32 px"):
+@pytest.mark.parametrize(("size", "near"), [(16, "32"), (48, "32 or 64"), (100, "96 or 128")])
+def test_an_image_that_a_convnexts_stride_does_not_divide_is_refused(size: int, near: str) -> None:
+    words = f"views.global_size {size} is not a multiple of the total stride of 32 px of convnext_atto: choose {near}."
+    with pytest.raises(UserError, match=f"^{words}$"):
         build(BackboneConfig(name="convnext_atto"), size)
 
 

@@ -37,6 +37,7 @@ VITS: dict[str, Callable[[], Any]] = {
 CONVNEXTS: dict[str, Callable[[], Any]] = {
     "ConvNeXt": lambda: timm.create_model("convnext_tiny", **STAGES),
     "ConvNeXt of convolutions alone": lambda: timm.create_model("convnext_atto", **STAGES),
+    "ConvNeXt, norm before the pooling": lambda: timm.create_model("convnext_tiny", head_norm_first=True, **STAGES),
     "ConvNeXt V2": lambda: timm.create_model("convnextv2_nano", **STAGES),
 }
 MakeNetwork = Callable[..., Network]

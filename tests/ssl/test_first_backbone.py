@@ -139,7 +139,7 @@ def test_a_pretrained_convnext_goes_on(tmp_path: Path) -> None:
     ({"name": "convnext_atto"}, "--masks.views 0 and --loss.patch-weight 0"),
     ({"name": "convnext_atto", "local": 48, **IMAGE_LOSS_ALONE}, "views.local_size 48 is not a multiple of the total"),
     ({"name": "convnext_atto", "size": 80, **IMAGE_LOSS_ALONE}, "views.global_size 80 is not a multiple of the total"),
-    ({"name": "vit_small_patch14_dinov2", "size": 56, "local": 32}, "local_size 32 is not a multiple of the patch"),
+    ({"name": "vit_small_patch14_dinov2", "size": 56, "local": 32}, "patch of 14 px of .*: choose 28 or 42"),
     ({"name": "resnet18"}, "batch norm"),
     ({"backbone": BackboneConfig(name="convnext_atto", width=64), **IMAGE_LOSS_ALONE}, "leave backbone.width at null"),
 ])  # fmt: skip

@@ -239,16 +239,6 @@ def test_backbones_that_cannot_be_trained_are_refused(change: Callable[[Any], No
         check(backbone)
 
 
-def test_blocks_of_another_build_train_without_drop_path() -> None:
-    network = make_network()
-    x = images(2, 32)
-    expected = network.tokens(x, None)
-    for block in network.backbone.blocks:
-        block.__class__ = type("Other", (Block,), {})
-    check(network.backbone, drop_path=0.0)
-    assert torch.equal(network.tokens(x, None), expected)
-
-
 def test_a_hybrid_whose_patches_are_of_a_feature_map_is_refused() -> None:
     # Its patch_size (8) is not the side of a patch in pixels (32), from which the trainer makes the masks' grid.
     backbone = build(BackboneConfig(name="vit_tiny_r_s16_p8_224"), 224)

@@ -121,7 +121,7 @@ def test_every_network_is_counted_as_its_forward_pass_runs(
     before = {name: value.clone() for name, value in network.state_dict().items()}
     views = ViewsConfig(global_size=side(network), local_size=side(network) // 2, local_views=2)
     config = dataclasses.replace(small(0.0), views=views)
-    found = step_operations(network, config)
+    found = step_operations(network.eval(), config)
     x = torch.randn(8, 3, views.global_size, views.global_size, dtype=torch.float64)
     local = torch.randn(8, 3, views.local_size, views.local_size, dtype=torch.float64)
     nothing = torch.empty(0, dtype=torch.int64)

@@ -69,6 +69,9 @@ def test_only_labeled_photographs_of_train_val_and_test_are_taken(
     write_tar(data / "test-000000.tar", {"test_0.jpg": jpeg(1)})
     # The one photograph of test has no label: the rest of the others are the queries.
     assert counts(opened(data, tmp_path, shots=1)) == {"train": {0: 3, 1: 3, 2: 3}}
+    # So are they where there is nothing but test.
+    alone = opened(foreign_shards(shards=1, count=6, split="test", folder="alone"), tmp_path, shots=1)
+    assert (counts(alone), alone.classes) == ({"test": {0: 2, 1: 2, 2: 2}}, 3)
 
 
 def test_classes_that_are_too_small_are_counted(

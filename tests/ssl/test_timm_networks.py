@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from umbel.ssl.blocks import branches_of
-from umbel.ssl.network import Network
+from umbel.ssl.network import Network, check_backbone
 
 MakeNetwork = Callable[..., Network]
 Side = Callable[[Network], int]
@@ -193,7 +193,18 @@ def test_activations_computed_again_give_the_same_bits(
         assert torch.equal(gradient, results[1][1][name]), name
 
 
-def test_nothing_is_kept_for_later_without_gradients(make_network: MakeNetwork) -> None:
+def test_without_gradients_nothing_is_computed_again(make_network: MakeNetwork) -> None:
     network = make_network("ours", checkpoint_activations=True)
     with torch.no_grad():
         assert torch.equal(network.tokens(images(2, 32), None), make_network("ours").tokens(images(2, 32), None))
+
+
+@pytest.mark.parametrize("kind", ["ours", "DINOv3", "learned rotation"])
+def test_blocks_of_another_build_train_without_drop_path(kind: str, make_network: MakeNetwork) -> None:
+    network = make_network(kind)
+    expected = network.tokens(images(2, 32), None)
+    for block in network.backbone.blocks:
+        block.__class__ = type("Other", (type(block),), {})
+        assert branches_of(block) == ()
+    check_backbone(network.backbone, kind, drop_path=0.0, masked_views=0.5, patch_weight=1.0)
+    assert torch.equal(network.tokens(images(2, 32), None), expected)

@@ -18,11 +18,11 @@ from umbel.augment.boxes import BOX_DRAWS, draw_boxes
 from umbel.augment.crops import crop
 from umbel.augment.own_policy import Policy, operations_of, policy_name
 from umbel.augment.policy import apply_policy, policy_draws
+from umbel.image_statistics import INAT_PLANTAE_MEAN as INAT_PLANTAE_MEAN
+from umbel.image_statistics import INAT_PLANTAE_STD as INAT_PLANTAE_STD
 from umbel.random_stream import Purpose, position_uniforms
 
 GLOBAL_VIEWS = 2
-INAT_PLANTAE_MEAN = (0.4293, 0.4597, 0.3280)
-INAT_PLANTAE_STD = (0.2216, 0.2151, 0.2211)
 # On the command line a policy is a name; the list that a recipe may hold passes through as it is.
 PolicyFlag = tyro.constructors.PrimitiveConstructorSpec[Policy](
     nargs=1,

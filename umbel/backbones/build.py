@@ -129,14 +129,17 @@ def check_size(model: Any, name: str, view: str, side: int) -> None:
     stride = stride_of(model)
     if side % stride:
         what = "total stride" if family_of(model) == "convnext" else "patch"
-        raise UserError(f"views.{view}_size {side} is not a multiple of the {what} of {stride} px of {name}.")
+        near = " or ".join(str(n * stride) for n in (side // stride, side // stride + 1) if n)
+        raise UserError(
+            f"views.{view}_size {side} is not a multiple of the {what} of {stride} px of {name}: choose {near}."
+        )
 
 
 @torch.no_grad()
 def first_weights(model: Any) -> None:
     """The specification's first weights, where timm's differ from them."""
-    if family_of(model) == "eva" or model.fix_init:
-        # Here timm draws tokens as wide as positions, or divides the last weights of a block by its depth.
+    if family_of(model) == "eva":
+        # timm draws tokens as wide as positions, and divides the last weights of a block by its depth.
         for token in (model.cls_token, model.reg_token):
             if token is not None:
                 nn.init.normal_(token, std=1e-6)

@@ -1,4 +1,4 @@
-"""Loading a backbone by any name: a run, a folder, a file, hf-hub:NAME, a timm model."""
+"""Loading a backbone by any name: a run, a folder, a file, a released checkpoint, hf-hub:NAME, a timm model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from umbel.backbones.authors import read_released
 from umbel.backbones.family import pooling_of
 from umbel.backbones.folder import ModelCard
 from umbel.config import nearest
-from umbel.run import UserError
+from umbel.run import UserError, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ def load(name: str | Path, *, any_size: bool = False) -> Backbone:
 
     Args:
         name: a run folder of `umbel pretrain` (its newest checkpoint), a folder with config.json and
-            model.safetensors, that model.safetensors itself, hf-hub:NAME, or a name of timm's (pretrained weights).
+            model.safetensors, that model.safetensors itself, a released checkpoint of SimDINOv2 or DINOv2 (what is
+            assumed of it is printed), hf-hub:NAME, or a name of timm's (pretrained weights).
         any_size: let a ViT take images of any size, by interpolating its positions; other networks are as they are.
 
     Raises:
@@ -50,6 +52,8 @@ def load(name: str | Path, *, any_size: bool = False) -> Backbone:
     """
     text = str(name)
     path = Path(text)
+    if text and path.is_file() and path.suffix != ".safetensors":
+        return _released(path)
     if text and path.exists():
         folder = find_folder(path)
         return _create(f"local-dir:{folder}", f"folder {folder}", any_size)
@@ -82,6 +86,16 @@ def find_folder(path: Path) -> Path:
     raise UserError(f"{path} is neither a run nor a folder with config.json and model.safetensors.")
 
 
+def _released(path: Path) -> Backbone:
+    found = read_released(path)
+    for note in found.notes:
+        say(f"{path}: {note}.")
+    settings = found.card.config()["pretrained_cfg"]
+    model = timm.create_model(found.card.architecture, num_classes=0, pretrained_cfg=settings, **found.card.arguments)
+    model.load_state_dict(found.weights)
+    return _backbone(model, f"file {path}")
+
+
 def _create(name: str, source: str, any_size: bool) -> Backbone:
     # A ViT of ours has dynamic_img_size in its config.json; other models may not know the argument.
     arguments = {"dynamic_img_size": True} if any_size else {}
@@ -98,6 +112,10 @@ def _create(name: str, source: str, any_size: bool) -> Backbone:
         raise UserError(f"backbone {source} cannot be loaded: {reason}.") from error
     except OSError as error:
         raise UserError(f"the weights of backbone {source} cannot be had here ({type(error).__name__}).") from error
+    return _backbone(model, source)
+
+
+def _backbone(model: Any, source: str) -> Backbone:
     model.eval()
     data = timm.data.resolve_model_data_config(model)
     patch_embed = getattr(model, "patch_embed", None)

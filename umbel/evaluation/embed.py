@@ -32,7 +32,7 @@ class EmbedConfig:
     """Embed photographs with a backbone."""
 
     backbone: Annotated[str, tyro.conf.Positional]
-    """A run, a folder with config.json and model.safetensors, hf-hub:NAME, or a timm model."""
+    """A run, a folder with config.json and model.safetensors, a released checkpoint, hf-hub:NAME, or a timm model."""
     data: str
     """Shards, or a folder of photographs (made into shards in OUT/shards)."""
     out: Path

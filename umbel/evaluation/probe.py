@@ -37,7 +37,7 @@ class ProbeConfig:
     """Measure frozen features: few-shot nearest centroid and k nearest neighbors, with baselines."""
 
     backbone: Annotated[str, tyro.conf.Positional]
-    """A run, a folder with config.json and model.safetensors, hf-hub:NAME, a timm model; or a folder of embeddings."""
+    """A run, a timm folder, a released checkpoint, hf-hub:NAME, a timm model; or a folder of embeddings."""
     data: str | None = None
     """Labeled shards, or class folders of photographs; embeddings need it for the baselines only."""
     shots: int = 5

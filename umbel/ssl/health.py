@@ -59,16 +59,15 @@ def effective_rank(tokens: Tensor) -> Tensor:
     Returns:
         float64 scalar; NaN where tokens are not finite.
     """
-    with torch.autocast(tokens.device.type, enabled=False):
-        x = tokens.double()
-        finite = x.isfinite().all()
-        # The solver refuses what is not finite, with an error and not with a NaN.
-        x = torch.where(finite, x, 0)
-        # Singular values as roots of the smaller Gram matrix's eigenvalues: squaring costs half of float64's 16 digits.
-        gram = x @ x.mT if len(x) < x.shape[1] else x.mT @ x
-        singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-        share = singular / singular.sum().clamp(min=torch.finfo(torch.float64).tiny)
-        rank = torch.special.entr(share).sum().exp()
+    x = tokens.double()
+    finite = x.isfinite().all()
+    # The solver refuses what is not finite, with an error and not with a NaN.
+    x = torch.where(finite, x, 0)
+    # Singular values as roots of the smaller Gram matrix's eigenvalues: squaring costs half of float64's 16 digits.
+    gram = x @ x.mT if len(x) < x.shape[1] else x.mT @ x
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    share = singular / singular.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    rank = torch.special.entr(share).sum().exp()
     return torch.where(finite, rank, torch.nan)
 
 

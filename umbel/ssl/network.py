@@ -174,7 +174,7 @@ class Network(nn.Module):
         dropping = self.training and self.drop_path > 0
         # Drawn outside of what is compiled or computed again.
         subsets = tuple(draw_subset(len(x), self.drop_path, x.device) if dropping else None for _ in branches_of(block))
-        if self.checkpoint_activations and self.training and torch.is_grad_enabled():
+        if self.checkpoint_activations and self.training:
             again: Tensor = checkpoint(self.run_block, block, x, rope, subsets, use_reentrant=False)
             return again
         return self.run_block(block, x, rope, subsets)

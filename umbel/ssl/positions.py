@@ -51,18 +51,16 @@ def learned_positions(backbone: Any, grid: Grid) -> Tensor:
 
 
 def add_positions(backbone: Any, x: Tensor) -> Tensor:  # (n, h, w, C) -> (n, N, C)
-    """Class token, registers and patches in a row, learned positions added; as timm's `_pos_embed`."""
+    """Class token, registers and patches in a row, learned positions added; as timm's `_pos_embed`, without dropout."""
     n, height, width, _ = x.shape
     x = x.flatten(1, 2)
     prefix = [token.expand(n, -1, -1) for token in (backbone.cls_token, backbone.reg_token) if token is not None]
     if backbone.pos_embed is None:
-        x = torch.cat([*prefix, x], dim=1)
-    elif backbone.no_embed_class:
-        x = torch.cat([*prefix, x + learned_positions(backbone, (height, width))], dim=1)
-    else:
-        x = torch.cat([*prefix, x], dim=1) + learned_positions(backbone, (height, width))
-    placed: Tensor = backbone.pos_drop(x)
-    return placed
+        return torch.cat([*prefix, x], dim=1)
+    positions = learned_positions(backbone, (height, width))
+    if backbone.no_embed_class:
+        return torch.cat([*prefix, x + positions], dim=1)
+    return torch.cat([*prefix, x], dim=1) + positions
 
 
 class RotaryPositions:

@@ -47,7 +47,10 @@ def run(config: PretrainConfig) -> None:
     count = count_all(config)
     config = resolve(config)
     if config.init is None and count < FEW_PHOTOGRAPHS:
-        say(f"{count:,} photographs are few to start from nothing: --init with pretrained weights serves them better.")
+        say(
+            f"{count:,} photographs are few to start from nothing: pretrained weights serve them better "
+            "(--init BACKBONE, or --recipe dinov2-continue)."
+        )
     torch.manual_seed(config.seed)
     backbone, card = first_backbone(config)
     state = meet(cpu=config.device == "cpu")

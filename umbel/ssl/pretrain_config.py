@@ -116,7 +116,7 @@ class PretrainConfig:
     recipe: str = "auto"
     """A recipe's name or YAML file; auto: chosen by the number of photographs and the memory."""
     init: str | None = None
-    """Backbone to start from: a timm name, hf-hub:NAME, a folder, or another run; otherwise from random weights."""
+    """Backbone to start from: a timm name, hf-hub:NAME, a folder, a released checkpoint (.pth) or another run."""
     seed: int = 0
     """Seed of weights, order, views and masks."""
     device: DeviceChoice = "auto"

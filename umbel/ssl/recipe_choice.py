@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from umbel.backbones.loading import find_folder
 from umbel.config import read_recipe
 from umbel.data.folder import read_folder
 from umbel.data.index import PRETRAINING_SPLITS, find_shards, open_shards
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     from umbel.ssl.pretrain_config import PretrainConfig
 
 FEW_PHOTOGRAPHS = 50_000
+MANY_PHOTOGRAPHS = 500_000
+# GiB of GPU memory: what benchmarks/memory.py counts of a recipe, and 2 to 3 for the libraries.
+NEEDED = {"vitb16": 40, "vits16": 23}
+# In config.json, in timm's names, in the names of the authors' files (dinov2_vitb14_pretrain.pth).
+PATCH_PATTERNS = tuple(map(re.compile, (r'"patch_size": (\d+)', r"patch(\d+)", r"vit[a-z](\d+)")))
 # Share of the matrix-product rate that a whole training step reaches: measured on two CPU cores; for a GPU the middle
 # of what public DINO code is reported to reach, not measured.
 STEP_EFFICIENCY = {"cpu": 0.3, "cuda": 0.25}
@@ -58,15 +65,38 @@ def choose_recipe(config: PretrainConfig) -> str:
     count = count_all(config)
     device = choose_device(config.device).value
     memory = device_memory(device) / GIB
-    if device == "cpu":
+    if config.init is not None:
+        patch = patch_of(config.init)
+        name = "dinov2-continue" if patch == 14 else "dinov3-continue"
+        why = f"weights to start from want a low learning rate, and patches of {patch} px divide its views"
+    elif device == "cpu":
         name, why = "small-cpu", f"no GPU is used, so a small ViT ({count:,} photographs)"
-    elif count >= 500_000 and memory >= 40:
+    elif count >= MANY_PHOTOGRAPHS and memory >= NEEDED["vitb16"]:
         name, why = "vitb16", f"{count:,} photographs feed a ViT-B, and {memory:.0f} GiB hold it"
     else:
-        reason = f"{count:,} photographs" if count < 500_000 else f"{memory:.0f} GiB of GPU memory"
-        name, why = "vits16", f"{reason}: a ViT-S"
+        name = "vits16" if memory >= NEEDED["vits16"] else "vits16-8gb"
+        reason = f"{count:,} photographs" if count < MANY_PHOTOGRAPHS else f"{memory:.0f} GiB of GPU memory"
+        why = f"{reason}: a ViT-S"
+        if name == "vits16-8gb":
+            why += f", its activations computed again for {memory:.0f} GiB to hold it"
+        elif count >= MANY_PHOTOGRAPHS:
+            why += " (vitb16-24gb is a ViT-B that they hold, at four times the time for an epoch)"
     say(f"recipe {name}: {why}.")
     return name
+
+
+def patch_of(init: str) -> int:
+    """Side in pixels of the patches of a backbone to start from, as its name or its config.json tells; else 16.
+
+    Raises:
+        UserError: a folder that holds no backbone.
+    """
+    path = Path(init)
+    told = (find_folder(path) / "config.json").read_text(errors="replace") if path.is_dir() else path.name
+    for pattern in PATCH_PATTERNS:
+        if found := pattern.search(told):
+            return int(found[1])
+    return 16
 
 
 def say_estimate(photographs: float, operations: float, rate: float, *, device: str) -> None:

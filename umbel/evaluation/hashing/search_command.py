@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -70,10 +72,12 @@ def run(config: HashSearchConfig) -> None:
         UserError: no such key, a bad photograph, or a coder or backbone that is not the codes'.
     """
     codes = Codes.load(config.codes)
-    if config.key is not None:
-        found = search_by_key(codes, config.key, config.top)
-    else:
-        found = _search_by_photograph(codes, config)
+    # JSON has standard output for itself.
+    with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
+        if config.key is not None:
+            found = search_by_key(codes, config.key, config.top)
+        else:
+            found = _search_by_photograph(codes, config)
     if config.json:
         print(json.dumps([vars(row) for row in found], indent=1, ensure_ascii=False))
         return
