@@ -152,8 +152,8 @@ def first_network(found: PretrainConfig) -> Network:
 def test_a_recipes_network_is_built_and_its_views_fit(name: str) -> None:
     found = recipe(name)
     network = first_network(found)
-    check_size(network.backbone, name, "global", found.views.global_size)
-    check_size(network.backbone, name, "local", found.views.local_size)
+    check_size(network.backbone, "global", found.views.global_size)
+    check_size(network.backbone, "local", found.views.local_size)
     if found.init is None:
         return
     # Weights to start from must be there to be fetched.
