@@ -83,7 +83,7 @@ def train(
     accelerator = Accelerator(
         mixed_precision=precision,
         cpu=config.device == "cpu",
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     device = accelerator.device
     steps_per_epoch = shards.epoch // slices.global_batch
