@@ -268,6 +268,7 @@ def test_an_interval_needs_two_draws(values: list[Any]) -> None:
         interval(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [3, 10])
 def test_the_interval_covers_the_mean_of_all_draws_at_the_nominal_rate(draws: int) -> None:
     labels = np.repeat([0, 1, 2], 20)

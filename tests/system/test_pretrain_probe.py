@@ -197,7 +197,7 @@ def test_what_cannot_be_probed_is_told_before_training(
     assert "plain: the photographs have no labels" in told(plain)
     assert "0 of 24 classes have images enough for 5 shots" in told(home / "shards")
     assert "does not exist" in told(tmp_path / "gone")
-    assert "probe.limit must be at least 6, not 5" in told(home / "shards", "--probe.limit", 5)
+    assert "probe.limit must be greater than probe.shots, not 5 for 5" in told(home / "shards", "--probe.limit", 5)
     # The folder is not spoilt: the right data go on with it.
     train(home, run, "--probe.data", home / "shards", "--probe.shots", 1, *short)
     assert [row["step"] for row in lines(run, "probes")] == [0, 1]
