@@ -162,7 +162,8 @@ def train(
     operations = step_operations(network, config)
     rate = matmul_rate(device.type, config.train.precision)
     left = (total_steps - step) * slices.global_batch / slices.world_size
-    say_estimate(left, operations.executed, rate, device=device.type)
+    if left:
+        say_estimate(left, operations.executed, rate, device=device.type)
 
     probe_every = config.probe.steps(steps_per_epoch, total_steps)
     if probe is not None:
