@@ -49,7 +49,7 @@ def crops(context: Context) -> list[Row]:
 
 
 def views(context: Context) -> list[Row]:
-    """Whole views of every policy on the device against the CPU, from the same draws, in levels of 255."""
+    """Whole views of every policy, compiled on the device against plain Kornia on the CPU, in levels of 255."""
     height, width, batch = (48, 64, 4) if context.tiny else (375, 500, 16)
     canvas, size = photographs_like(batch, height, width), torch.tensor([[height, width]] * batch)
     position = torch.arange(batch).numpy()
@@ -60,7 +60,8 @@ def views(context: Context) -> list[Row]:
             config = ViewsConfig(policy=policy, global_size=32, local_size=16, local_views=2)
         made = []
         for device in (context.device, torch.device("cpu")):
-            maker = Views(config, seed=0, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=device)
+            way = {"plain": True} if device.type == "cpu" else {"compiled": True}
+            maker = Views(config, seed=0, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=device, **way)
             made.append(maker(canvas.to(device), size, 0 * position, position))
         for name, found, expected in zip(("global", "local"), *made, strict=True):
             std = torch.tensor(INAT_PLANTAE_STD).view(1, 3, 1, 1)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import statistics
 from typing import Any
 
+import augment
 import measuring
 import torch
 import torch._dynamo
@@ -15,10 +15,10 @@ from gpu_context import Context
 from step import TrainingStep, random_views
 
 from umbel.augment.policy import POLICIES
-from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views
 from umbel.machine import choose_compile, matmul_rate
 from umbel.ssl.operations import step_operations
 
+PRECISIONS = {"bf16": torch.bfloat16, "float32": torch.float32}
 BATCHES = (32, 64, 128, 256)
 COMPILED_BATCHES = (64, 128, 256)
 """Fewer: every batch is compiled anew, with its shapes."""
@@ -71,21 +71,15 @@ def step_speed(context: Context, model: str, batch: int, precision: str, compile
 
 
 def views(context: Context) -> list[dict[str, Any]]:
-    """Images a second of every policy and of Kornia's own modules, as shares of the steps of a ViT-S and a ViT-B."""
+    """Images a second of every policy and of other ways, as shares of the steps of a ViT-S and a ViT-B."""
     batch = 4 if context.tiny else 128
     height, width = (48, 64) if context.tiny else (375, 500)
     config = context.config("ViT-B", batch).views
     canvas = photographs_like(batch, height, width).to(context.device)
-    size = torch.tensor([[height, width]] * batch)
-    position = torch.arange(batch).numpy()
-
-    def made_by(policy: str) -> Any:
-        changed = dataclasses.replace(config, policy=policy)
-        maker = Views(changed, seed=0, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=context.device)
-        return lambda: maker(canvas, size, 0 * position, position)
-
-    contenders = {"crops alone" if policy == "none" else policy: made_by(policy) for policy in POLICIES}
-    contenders["plant by Kornia's modules"] = kornia_views(config, canvas)
+    on_device = augment.on_device(config, canvas, dtype=PRECISIONS[context.precision()])
+    contenders = {f"{augment.FAST}, {policy}": on_device(policy) for policy in POLICIES}
+    contenders[augment.PLAIN] = on_device("plant", plain=True)
+    contenders[augment.MODULES] = augment.kornia_modules(config, canvas)
     rounds = 3 if context.tiny else 15
     seconds = measuring.medians(measuring.in_turn(contenders, rounds=rounds, device=context.device))
     steps = {}
@@ -98,29 +92,3 @@ def views(context: Context) -> list[dict[str, Any]]:
         | {f"of a {model}'s step": taken / step for model, step in steps.items()}
         for name, taken in seconds.items()
     ]
-
-
-def kornia_views(config: Any, canvas: torch.Tensor) -> Any:
-    """The plant policy as Kornia's documentation would have it: its own modules and draws, on floats."""
-    import kornia.augmentation as K
-
-    def modules(side: int, area: tuple[float, float]) -> K.AugmentationSequential:
-        return K.AugmentationSequential(
-            K.RandomResizedCrop((side, side), scale=area, ratio=config.aspect, resample="bicubic"),
-            K.RandomHorizontalFlip(p=config.flip),
-            K.ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8),
-            K.RandomPosterize((3.0, 5.0), p=0.5),
-            K.RandomAffine(10.0, translate=(0.1, 0.1), resample="nearest", p=0.3),
-            K.Normalize(torch.tensor(INAT_PLANTAE_MEAN), torch.tensor(INAT_PLANTAE_STD)),
-        ).to(canvas.device)
-
-    global_, local = modules(config.global_size, config.global_area), modules(config.local_size, config.local_area)
-
-    def run() -> None:
-        with torch.no_grad():
-            images = canvas.float().div_(255)
-            global_(images.repeat(2, 1, 1, 1))
-            for _ in range(config.local_views):  # all at once would hold the photographs that many times
-                local(images)
-
-    return run

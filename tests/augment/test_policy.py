@@ -79,7 +79,7 @@ def test_a_policy_is_its_operations_one_after_the_other(pictures: Pictures, unif
     n = 24
     for policy, all_draws in ((PLANT, (5, 1, 3)), (DINOV2, (5, 0, 1, 1))):
         images, u, view = pictures(n, SMALL), uniforms(n, policy_draws(policy)), by_view(n)
-        out = apply_policy(images.clone(), policy, u, view)
+        out = apply_policy(images.clone(), policy, u, view, plain=True)
         for i in range(n):
             one, column = images[i : i + 1].clone(), 0
             for operation, draws in zip(policy, all_draws, strict=True):

@@ -27,18 +27,20 @@ def crop(canvas: Tensor, source: Tensor, boxes: Tensor, flip: Tensor, *, size: i
     Returns:
         (n, 3, size, size) float32 in [0, 1], whole levels of 255.
     """
-    cut = _crop_by_products if canvas.is_cuda else _crop_one_by_one
-    crops = cut(canvas, source, boxes, size)
+    if not canvas.is_cuda:
+        return _crop_one_by_one(canvas, source, boxes, flip, size)
+    crops = _crop_by_products(canvas, source, boxes, size)
     return torch.where(flip.to(crops.device)[:, None, None, None], crops.flip(-1), crops)
 
 
-def _crop_one_by_one(canvas: Tensor, source: Tensor, boxes: Tensor, size: int) -> Tensor:
-    out = torch.empty((len(source), 3, size, size), dtype=torch.uint8)
-    for row, (image, box) in enumerate(zip(source.tolist(), boxes.tolist(), strict=True)):
-        out[row] = resized_crop(
+def _crop_one_by_one(canvas: Tensor, source: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
+    out = torch.empty((len(source), 3, size, size))
+    for row, (image, box, mirrored) in enumerate(zip(source.tolist(), boxes.tolist(), flip.tolist(), strict=True)):
+        cut = resized_crop(
             canvas[image], *box, size=[size, size], interpolation=InterpolationMode.BICUBIC, antialias=True
         )
-    return out.float().div_(255)
+        torch.div(cut.flip(-1) if mirrored else cut, 255, out=out[row])
+    return out
 
 
 def _crop_by_products(canvas: Tensor, source: Tensor, boxes: Tensor, size: int) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from umbel.augment.fast_jitter import compiled_jitter_batch, jitter_image
 from umbel.augment.operation import ByView, Operation, around, between, check_range, to_tensor
 
 ORDERS = np.array(list(itertools.permutations(range(4))))
@@ -73,6 +74,22 @@ class ColorJitter(Operation):
                     index = torch.from_numpy(rows).to(images.device)
                     images[index] = step(images[index], to_tensor(factors[number][rows], images))
         return images
+
+    def change_in_place(
+        self, images: Tensor, rows: np.ndarray, parameters: dict[str, np.ndarray], *, compiled: bool = False
+    ) -> None:
+        factors, order = np.stack([parameters[name] for name in FACTORS], 1), parameters["order"]
+        if images.device.type == "cpu":
+            for row, values, steps in zip(rows.tolist(), factors.tolist(), order.tolist(), strict=True):
+                jitter_image(images[row], values, steps)
+        elif compiled:
+            # All images, so that shapes stay: those that drew no jitter have no steps.
+            whole = np.zeros((len(images), 8))
+            whole[:, 4:], whole[rows] = -1, np.concatenate([factors, order], 1)
+            table = to_tensor(whole, images)
+            images.copy_(compiled_jitter_batch()(images, table[:, :4], table[:, 4:].long()))
+        else:
+            super().change_in_place(images, rows, parameters)
 
     def words(self, parameters: Mapping[str, Any]) -> str:
         factors = " ".join(f"{name[0]}{parameters[name]:.2f}" for name in FACTORS[:3])

@@ -70,6 +70,20 @@ class Operation(abc.ABC):
         """(n, 3, H, W) in [0, 1] and (n, draws) in [0, 1) -> (n, 3, H, W) in [0, 1]."""
         return self.change(images, self.parameters(uniforms, images.shape[2], images.shape[3]))
 
+    def change_in_place(
+        self, images: Tensor, rows: np.ndarray, parameters: dict[str, np.ndarray], *, compiled: bool = False
+    ) -> None:
+        """Change k images of a batch in place; an operation may have a faster way than `change`, equal within 5e-6.
+
+        Args:
+            images: (n, 3, H, W) in [0, 1].
+            rows: (k,) which of them.
+            parameters: of those, a row each.
+            compiled: on a GPU, compile what a faster way needs compiled.
+        """
+        index = torch.from_numpy(rows).to(images.device)
+        images[index] = self.change(images[index], parameters)
+
     def _by_view(self) -> tuple[float, float, float]:
         """First global, second global, local."""
         if isinstance(self.p, ByView):

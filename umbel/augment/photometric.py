@@ -44,6 +44,17 @@ class Posterize(Operation):
         result: Tensor = K.RandomPosterize(p=1.0)(whole_levels(images), params={"bits_factor": bits})
         return result
 
+    def change_in_place(
+        self, images: Tensor, rows: np.ndarray, parameters: dict[str, np.ndarray], *, compiled: bool = False
+    ) -> None:
+        if images.device.type != "cpu":
+            super().change_in_place(images, rows, parameters)
+            return
+        for row, bits in zip(rows.tolist(), parameters["bits_factor"].tolist(), strict=True):
+            # Half a level is added for the rounding to whole levels; what is cut off next is never less than that.
+            step = 2 ** (8 - bits)
+            images[row].mul_(255 / step).add_(0.5 / step).floor_().mul_(step / 255)
+
     def words(self, parameters: Mapping[str, Any]) -> str:
         return f"posterize {parameters['bits_factor']} bits"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from umbel.augment.geometric import Affine
@@ -45,21 +44,34 @@ def policy_draws(operations: Operations) -> int:
     return sum(1 + operation.draws for operation in operations)
 
 
-def apply_policy(images: Tensor, operations: Operations, uniforms: np.ndarray, view: np.ndarray) -> Tensor:
+def apply_policy(
+    images: Tensor,
+    operations: Operations,
+    uniforms: np.ndarray,
+    view: np.ndarray,
+    *,
+    compiled: bool = False,
+    plain: bool = False,
+) -> Tensor:
     """Apply each operation to the images that drew it; `images` is overwritten.
 
     Args:
         images: (n, 3, H, W) in [0, 1].
         uniforms: (n, policy_draws(operations)) in [0, 1).
         view: (n,) number of the view that each image is (0, 1: global, then local).
+        compiled: on a GPU, compile what is faster so.
+        plain: by Kornia alone, which the faster ways are measured by.
 
     Returns:
         (n, 3, H, W) in [0, 1].
     """
     for operation, chosen, own in _drawn(operations, uniforms, view):
         if len(chosen):
-            rows = torch.from_numpy(chosen).to(images.device)
-            images[rows] = operation.apply(images[rows], own)
+            parameters = operation.parameters(own, images.shape[2], images.shape[3])
+            if plain:
+                Operation.change_in_place(operation, images, chosen, parameters)
+            else:
+                operation.change_in_place(images, chosen, parameters, compiled=compiled)
     return images
 
 

@@ -86,9 +86,24 @@ class Views:
     """Makes the views of batches."""
 
     def __init__(
-        self, config: ViewsConfig, *, seed: int, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+        self,
+        config: ViewsConfig,
+        *,
+        seed: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+        plain: bool = False,
     ) -> None:
-        self.config, self.seed = config, seed
+        """Views on `device`.
+
+        Args:
+            dtype: of the normalized views; the arithmetic is in float32.
+            compiled, plain: how the policy is applied (`apply_policy`).
+        """
+        self.config, self.seed, self.dtype, self.compiled, self.plain = config, seed, dtype, compiled, plain
         self.operations = operations_of(config.policy)
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1)
@@ -123,7 +138,8 @@ class Views:
         flip = torch.from_numpy(np.concatenate([d.flip for d in draws]))
         crops = crop(canvas, source, boxes, flip, size=side)
         view = np.repeat([d.view for d in draws], len(canvas))
-        return apply_policy(crops, self.operations, np.concatenate([d.policy for d in draws]), view)
+        uniforms = np.concatenate([d.policy for d in draws])
+        return apply_policy(crops, self.operations, uniforms, view, compiled=self.compiled, plain=self.plain)
 
     @torch.no_grad()
     def __call__(self, canvas: Tensor, size: Tensor, epoch: np.ndarray, position: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -135,19 +151,20 @@ class Views:
             epoch, position: (B,) where each photograph stands in the sample order.
 
         Returns:
-            globals (2B, 3, S, S) and locals (L*B, 3, s, s), float32, view-major: row v * B + b.
+            globals (2B, 3, S, S) and locals (L*B, 3, s, s), view-major: row v * B + b.
         """
         config, sizes = self.config, size.numpy()
         views = [self.draw(sizes, epoch, position, v) for v in range(GLOBAL_VIEWS + config.local_views)]
         globals_ = self.make(canvas, views[:GLOBAL_VIEWS], config.global_size)
         if not config.local_views:
-            return self.normalize(globals_), globals_.new_empty((0, 3, config.local_size, config.local_size))
+            none = globals_.new_empty((0, 3, config.local_size, config.local_size), dtype=self.dtype)
+            return self.normalize(globals_), none
         locals_ = self.make(canvas, views[GLOBAL_VIEWS:], config.local_size)
         return self.normalize(globals_), self.normalize(locals_)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(n, 3, H, W) in [0, 1] -> zero mean and unit deviation under the data's statistics; in place."""
-        return images.sub_(self.mean).div_(self.std)
+        """(n, 3, H, W) in [0, 1] -> zero mean and unit deviation by the data's statistics; overwrites them."""
+        return images.sub_(self.mean).div_(self.std).to(self.dtype)
 
 
 def contiguous_runs(epoch: np.ndarray, position: np.ndarray) -> list[tuple[int, int, int]]:

@@ -152,7 +152,15 @@ def train(
         pin=device.type == "cuda",
         timeout=config.reader.timeout,
     )
-    views = Views(config.views, seed=config.seed, mean=card.mean, std=card.std, device=device)
+    views = Views(
+        config.views,
+        seed=config.seed,
+        mean=card.mean,
+        std=card.std,
+        device=device,
+        dtype=torch.bfloat16 if config.train.precision == "bf16" else torch.float32,
+        compiled=compiled.value == "on",
+    )
     say(f"data workers {workers.value}: {workers.reason}.")
     say(
         f"batch {slices.global_batch} ({slices.micro_batch} x {slices.world_size} ranks x {slices.accumulation} "
