@@ -1,4 +1,4 @@
-"""The ablation's recipes: the plant paper's policy with one probability changed, and all else drawn alike."""
+"""The ablation's recipes: the plant paper's policy with one value changed, and all else drawn alike."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ from umbel.augment.own_policy import operations_of
 from umbel.augment.policy import POLICIES
 from umbel.augment.views import INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views, ViewsConfig
 
-CHANGES: dict[str, tuple[str, Any]] = {
-    "no-jitter": ("ColorJitter", 0.0),
-    "no-posterize": ("RandomPosterize", 0.0),
-    "no-affine": ("RandomAffine", 0.0),
-    "grayscale": ("RandomGrayscale", 0.2),
-    "blur": ("RandomGaussianBlur", {"first global": 1.0, "second global": 0.1, "local": 0.5}),
-    "solarize": ("RandomSolarize", {"second global": 0.2}),
+CHANGES: dict[str, tuple[str, str, Any]] = {
+    "no-jitter": ("ColorJitter", "p", 0.0),
+    "no-posterize": ("RandomPosterize", "p", 0.0),
+    "no-affine": ("RandomAffine", "p", 0.0),
+    "border": ("RandomAffine", "padding_mode", "border"),
+    "reflection": ("RandomAffine", "padding_mode", "reflection"),
+    "grayscale": ("RandomGrayscale", "p", 0.2),
+    "blur": ("RandomGaussianBlur", "p", {"first global": 1.0, "second global": 0.1, "local": 0.5}),
+    "solarize": ("RandomSolarize", "p", {"second global": 0.2}),
 }
 
 
@@ -42,12 +44,12 @@ def test_the_first_is_the_plant_papers_policy_with_the_others_off() -> None:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_recipe_changes_one_probability(name: str) -> None:
-    expected, (operation, p) = values("plant-paper"), CHANGES[name]
+def test_a_recipe_changes_one_value(name: str) -> None:
+    expected, (operation, key, value) = values("plant-paper"), CHANGES[name]
     for entry in expected["views"]["policy"]:
         if entry["name"] == operation:
-            assert entry["p"] != p
-            entry["p"] = p
+            assert entry[key] != value
+            entry[key] = value
     assert values(name) == expected
 
 

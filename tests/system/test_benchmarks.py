@@ -147,6 +147,41 @@ def test_differences_of_policies_are_told_with_their_noise(differences: list[flo
     assert difference_in_words(differences) == words
 
 
+def test_views_are_timed_beside_the_usual_ways(tmp_path: Path) -> None:
+    code, out, err = run("augment.py", "--tiny", "--count", 2, "--rounds", 1, "--json", tmp_path / "found.json")
+    assert code == 0, err
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert [row["views"] for row in rows] == [
+        "Umbel",
+        "plain Kornia, the same parameters",
+        "crops alone",
+        "Kornia's modules and draws",
+        "torchvision v2 on tensors",
+        "torchvision v2 on Pillow images",
+    ]
+    for row in rows:
+        assert row["images/s"] * row["ms an image"] == pytest.approx(1000)
+        assert row["views"] in out
+
+
+@pytest.mark.slow
+def test_an_ablation_goes_on_and_compares_by_seed(tmp_path: Path) -> None:
+    assert (
+        umbel(["shards", "make", "synthetic", "--out", str(tmp_path / "plants"), "--train", "96", "--test", "24"]) == 0
+    )
+    command = ["ablation.py", tmp_path / "out", "--data", tmp_path / "plants", "--epochs", 1, "--draws", 2]
+    tiny = ("backbone.width=32", "backbone.depth=2", "backbone.heads=2", "head.hidden=64", "train.batch=8")
+    command += ["--seeds", 0, 1, "--recipes", "blur", "--override", *tiny, "probe.shots=1"]
+    code, out, err = run(*command)
+    assert code == 0, err
+    runs = {name: (tmp_path / "out" / name / "metrics.jsonl").read_bytes() for name in ("plant-paper-0", "blur-1")}
+    assert re.search(r"\| blur \| [\d.]+, [\d.]+ \| [\d.]+ \| .*2 paired seeds", out)
+    code, again, err = run(*command)
+    assert code == 0, err
+    assert again.splitlines()[-4:] == out.splitlines()[-4:]
+    assert all((tmp_path / "out" / name / "metrics.jsonl").read_bytes() == content for name, content in runs.items())
+
+
 @pytest.mark.usefixtures("benchmarks")
 def test_tables_tell_what_failed_and_what_was_wrong() -> None:
     from gpu_tables import tables
