@@ -178,7 +178,9 @@ def test_a_second_process_is_kept_out_until_the_first_ends(tmp_path: Path, holde
 
 def test_a_forked_child_does_not_keep_the_folder(tmp_path: Path) -> None:
     """As the data workers of a trainer that was killed, which find out some seconds later."""
-    code = OPEN_AND_WAIT.replace("print(", "import os, time\nif not os.fork(): time.sleep(60)\nprint(os.getpid(), ")
+    # The child says when it runs: a process that is killed before its child has begun leaves the lock to it.
+    fork = "import os, time; ready, told = os.pipe()\nif not os.fork(): os.write(told, b'1'); time.sleep(60)\n"
+    code = OPEN_AND_WAIT.replace("print(", fork + "os.read(ready, 1); print(os.getpid(), ")
     arguments = [str(tmp_path / "run"), str(Path(__file__).parents[1])]
     open_run(tmp_path / "run", Settings())
     process = subprocess.Popen(
