@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from umbel.backbones import load
+from umbel.cli import main as in_process
 from umbel.config import read_recipe
 
 STEPS = 32  # 36 photographs, 4 whole batches an epoch, 8 epochs
@@ -125,6 +126,19 @@ def test_another_configuration_is_refused_by_the_name_of_the_field(
     assert other.returncode == 2
     assert "optim.clip: 3.0 there, 1.0 now" in other.stderr
     assert "Traceback" not in other.stderr
+
+
+@pytest.mark.parametrize(("batch", "words"), [
+    (1, "of photographs beside one another: --train.batch must be at least 2."),
+    (37, "36 photographs do not fill one batch of 37: lower --train.batch."),
+])  # fmt: skip
+def test_a_batch_that_cannot_be_trained_on_is_refused(
+    batch: int, words: str, photographs: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["pretrain", str(photographs), "--out", str(tmp_path / "run"), "--recipe", str(recipe)]
+    assert in_process([*arguments, "--train.batch", str(batch)]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.yaml").exists()  # the folder is free for another batch
 
 
 @pytest.mark.parametrize("after_step", [2, 18])

@@ -91,6 +91,9 @@ def train(
         raise UserError(
             f"{shards.epoch} photographs do not fill one batch of {slices.global_batch}: lower --train.batch."
         )
+    m = slices.micro_batch * slices.world_size
+    if m < 2:
+        raise UserError("the coding rate is of photographs beside one another: --train.batch must be at least 2.")
     total_steps = max(1, math.floor(config.train.epochs * steps_per_epoch))
     schedule = Schedule(
         config=config.optim, global_batch=slices.global_batch, steps_per_epoch=steps_per_epoch, total_steps=total_steps
@@ -165,7 +168,7 @@ def train(
     say(
         f"batch {slices.global_batch} ({slices.micro_batch} x {slices.world_size} ranks x {slices.accumulation} "
         f"accumulated), {steps_per_epoch} steps an epoch, {total_steps} steps; "
-        f"the coding rate sees m = {slices.micro_batch * slices.world_size}."
+        f"the coding rate sees m = {m}."
     )
     operations = step_operations(network, config)
     rate = matmul_rate(device.type, config.train.precision)
