@@ -18,8 +18,8 @@ from typing import IO, Any
 from umbel import __version__, config
 from umbel.run import UserError, move_aside, rank, read_json, write_atomic
 
-# What a start leaves behind that ended before it began anything.
-_NO_RUN = (".lock", "ranks")
+# What a start leaves behind that ended before it began anything; shards serve every configuration.
+_NO_RUN = (".lock", "ranks", "shards", "probe-shards")
 LIBRARIES = ("torch", "torchvision", "timm", "kornia", "webdataset", "accelerate", "numpy")
 
 

@@ -128,17 +128,18 @@ def test_another_configuration_is_refused_by_the_name_of_the_field(
     assert "Traceback" not in other.stderr
 
 
-@pytest.mark.parametrize(("batch", "words"), [
-    (1, "of photographs beside one another: --train.batch must be at least 2."),
-    (37, "36 photographs do not fill one batch of 37: lower --train.batch."),
-])  # fmt: skip
-def test_a_batch_that_cannot_be_trained_on_is_refused(
-    batch: int, words: str, photographs: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_batch_that_cannot_be_trained_on_is_refused_and_binds_nothing(
+    photographs: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["pretrain", str(photographs), "--out", str(tmp_path / "run"), "--recipe", str(recipe)]
-    assert in_process([*arguments, "--train.batch", str(batch)]) == 2
-    assert words in capsys.readouterr().err
-    assert not (tmp_path / "run" / "config.yaml").exists()  # the folder is free for another batch
+    for batch, words in (
+        (1, "of photographs beside one another: --train.batch must be at least 2."),
+        (37, "36 photographs do not fill one batch of 37: lower --train.batch."),
+    ):
+        assert in_process([*arguments, "--train.batch", str(batch)]) == 2
+        assert words in capsys.readouterr().err
+        # The photographs' shards are kept, and no configuration that another batch would differ from.
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "shards"}
 
 
 @pytest.mark.parametrize("after_step", [2, 18])
