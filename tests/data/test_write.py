@@ -132,12 +132,13 @@ def test_what_was_not_yet_saved_is_made_again(tmp_path: Path, content: Content) 
 
 
 @pytest.mark.usefixtures("saved_at_each")
+@pytest.mark.parametrize("every", [13, pytest.param(3, marks=pytest.mark.slow)])
 def test_stopped_between_any_two_steps_of_saving_it_writes_the_same_bytes(
-    tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch
+    every: int, tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The n-th opening, syncing or renaming of a file is the last thing that the process does, for many n."""
     make(tmp_path / "undisturbed", MakeSample(), 20)
-    for step in itertools.count(0, 3):
+    for step in itertools.count(0, every):
         out = tmp_path / f"out{step}"
         with monkeypatch.context() as patch:
             left = itertools.count(step, -1)
@@ -318,12 +319,13 @@ def test_ctrl_c_saves_what_was_made(tmp_path: Path, content: Content) -> None:
 
 
 @pytest.mark.usefixtures("saved_at_each")
+@pytest.mark.parametrize("every", [11, pytest.param(3, marks=pytest.mark.slow)])
 def test_ctrl_c_in_the_middle_of_saving_loses_nothing(
-    tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch
+    every: int, tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once interrupted at the n-th opening, syncing or renaming of a file, for many n."""
     make(tmp_path / "undisturbed", MakeSample(), 20)
-    for step in range(0, 100, 3):
+    for step in range(0, 100, every):
         out = tmp_path / f"out{step}"
         with monkeypatch.context() as patch:
             left = itertools.count(step, -1)

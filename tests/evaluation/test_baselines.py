@@ -101,6 +101,7 @@ def test_the_untrained_backbone_differs_in_its_weights_only(backbone_folder: Pat
     assert not torch.allclose(features[1], features[3])
 
 
+@pytest.mark.slow
 def test_the_floors_on_real_flowers(shared_data: Path) -> None:
     """Nearest neighbor, train to test, as the data's README tells them: pixels 18.4 %, color 42.6 %."""
     shards = open_shards(str(shared_data / "flowers")).select(("train", "test"))
