@@ -111,3 +111,41 @@ def test_the_seed_decides_on_the_order_too(monkeypatch: pytest.MonkeyPatch) -> N
     views, _ = clustered(128)
     first, other = (fit_crovca(views, bits=8, seed=seed, config=CrovcaConfig(batch=32)).tensors() for seed in (0, 1))
     assert not np.array_equal(first["layers.0.weight"], other["layers.0.weight"])
+
+
+def test_labels_bring_a_class_together_that_its_views_do_not_show() -> None:
+    """Two clusterings of the same items; the labels are of the weaker one."""
+    views, _ = clustered(width=16)
+    generator = torch.Generator().manual_seed(1)
+    label = torch.randint(0, 4, (views.shape[1],), generator=generator)
+    views = torch.cat([views, 1.5 * torch.randn((4, 16), generator=generator)[label].expand(len(views), -1, -1)], 2)
+
+    def apart(labels: Tensor | None) -> float:
+        """How much more bits differ between classes than within one."""
+        config = CrovcaConfig(batch=64, epochs=20)
+        codes = fit_crovca(views, bits=16, labels=labels, config=config).encode(views[0].numpy())
+        differing = (codes[:, None] != codes[None]).mean(-1)
+        same = (label[:, None] == label[None]).numpy()
+        return float(differing[~same].mean() - differing[same].mean())
+
+    assert apart(label) > 0.3 > 3 * apart(None)
+
+
+def test_one_label_each_equals_a_table_of_them_and_some_may_have_none() -> None:
+    views, label = clustered(128)
+    numbers = torch.from_numpy(label)
+    numbers[::3] = -1
+    table = numbers[:, None] == torch.arange(8)
+    config = CrovcaConfig(batch=32)
+    one, many, none = (
+        fit_crovca(views, bits=8, labels=labels, config=config).tensors() for labels in (numbers, table, None)
+    )
+    assert all(np.array_equal(one[name], many[name]) for name in one)
+    assert not np.array_equal(one["layers.0.weight"], none["layers.0.weight"])
+    unlabeled = fit_crovca(views, bits=8, labels=torch.full((128,), -1), config=config).tensors()
+    assert all(np.allclose(unlabeled[name], none[name], atol=1e-6) for name in none)
+
+
+def test_labels_of_other_photographs_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 labels for 128 photographs"):
+        fit_crovca(clustered(128)[0], bits=8, labels=torch.zeros(3, dtype=torch.int64))

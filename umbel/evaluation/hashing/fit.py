@@ -12,6 +12,7 @@ from torch import Tensor
 
 from umbel.evaluation.hashing.coder import HashCoder, Size
 from umbel.evaluation.hashing.loss import crovca_loss
+from umbel.evaluation.hashing.prototypes import Prototypes
 from umbel.run import Bar, TrainingError, UserError, say
 
 
@@ -40,6 +41,8 @@ class CrovcaConfig:
     weight: float = 0.3
     """Of the regularizer. The paper's 0.1 leaves bits correlated (0.65 at 32 bits on synthetic plants, with 0.3 0.06)
     where views agree less than those of a foundation model do."""
+    memory: float = 0.9
+    """Supervised: share of a class's prototype that a batch leaves as it was; 0: of one batch, as the original has."""
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch", 2), ("views", 2)):
@@ -51,6 +54,8 @@ class CrovcaConfig:
         for name in ("floor", "weight_decay", "weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"crovca.{name} must not be negative, not {getattr(self, name)}")
+        if not 0 <= self.memory < 1:
+            raise ValueError(f"crovca.memory must be at least 0 and less than 1, not {self.memory}")
 
 
 @dataclass(kw_only=True)
@@ -63,13 +68,21 @@ class FitLog:
 
 
 def fit_crovca(
-    views: Tensor, *, bits: int, seed: int = 0, config: CrovcaConfig | None = None, log: FitLog | None = None
+    views: Tensor,
+    *,
+    bits: int,
+    labels: Tensor | None = None,
+    seed: int = 0,
+    config: CrovcaConfig | None = None,
+    log: FitLog | None = None,
 ) -> HashCoder:
     """Train a HashCoder; runs on the device of `views`, bit for bit the same on a CPU for the same seed.
 
     Args:
         views: (R, N, C) embeddings of R views of N photographs; a step draws V different ones of each photograph.
         bits: K.
+        labels: supervised: (N,) int64 classes, negative without; or (N, L) bool, several each. Photographs without a
+            class are trained on as without labels.
         seed: of weights, order and views.
         log: is filled with the losses of every step.
 
@@ -78,10 +91,13 @@ def fit_crovca(
 
     Raises:
         UserError: too few views or photographs.
+        ValueError: labels that do not fit.
         TrainingError: a loss that is not finite.
     """
     config = config or CrovcaConfig()
     rounds, count, width = views.shape
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"{len(labels)} labels for {count} photographs")
     if rounds < config.views:
         raise UserError(f"{config.views} views of every photograph are needed, and there are {rounds}.")
     if count < 2:
@@ -97,6 +113,8 @@ def fit_crovca(
     steps = config.epochs * (count // batch)
     optimizer = torch.optim.AdamW(coder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=config.floor)
+    classes = 0 if labels is None else labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+    prototypes = Prototypes(classes, bits, memory=config.memory, device=views.device)
     losses = []
     with Bar("training the coder", steps) as bar:
         for _ in range(config.epochs):
@@ -105,7 +123,11 @@ def fit_crovca(
                 rows = order[first : first + batch]
                 drawn = draw_views(views, rows, config.views, generator)  # (V, B, C)
                 # One pass a view: each has its own batch statistics, as in the original.
-                loss = crovca_loss([coder(view) for view in drawn], eps=config.eps, weight=config.weight)
+                logits = torch.stack([coder(view) for view in drawn])
+                targets = None
+                if labels is not None:
+                    targets = prototypes.targets(logits, members(labels[rows], classes).to(logits.device))
+                loss = crovca_loss(list(logits), eps=config.eps, weight=config.weight, targets=targets)
                 optimizer.zero_grad()
                 loss[0].backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -114,6 +136,11 @@ def fit_crovca(
                 bar.advance()
     _tell(torch.stack(losses).cpu(), log)
     return coder.eval()
+
+
+def members(labels: Tensor, classes: int) -> Tensor:
+    """(B,) int64 classes, negative without, or (B, L) bool -> (B, L) bool."""
+    return labels if labels.ndim == 2 else labels[:, None] == torch.arange(classes, device=labels.device)
 
 
 def draw_views(views: Tensor, rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
