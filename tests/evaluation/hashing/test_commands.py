@@ -191,7 +191,18 @@ def test_crovca_on_photographs_and_a_photograph_as_query(
     data = foreign_shards(shards=3, count=8)
     foreign_shards(shards=1, count=4, split="test")
     embed(load(backbone), open_shards(str(data)), device="cpu").save(tmp_path / "embeddings")
-    settings = ["--bits", 9, "--device", "cpu", "--crovca.batch", 8, "--photographs.workers", 0]
+    settings = [
+        "--bits",
+        9,
+        "--device",
+        "cpu",
+        "--crovca.batch",
+        8,
+        "--crovca.least-steps",
+        0,
+        "--photographs.workers",
+        0,
+    ]
     code, out, err = umbel("hash", "fit", backbone, "--data", data, "--out", tmp_path / "coder", *settings)
     assert code == 0, err
     assert "crovca, 9 bits, fitted on 24 photographs" in out
@@ -230,7 +241,18 @@ def test_crovca_by_labels_makes_other_codes_and_wants_labels(
     refused: Refused,
 ) -> None:
     data = foreign_shards(shards=3, count=8)
-    settings = ["--bits", 9, "--device", "cpu", "--crovca.batch", 8, "--photographs.workers", 0]
+    settings = [
+        "--bits",
+        9,
+        "--device",
+        "cpu",
+        "--crovca.batch",
+        8,
+        "--crovca.least-steps",
+        0,
+        "--photographs.workers",
+        0,
+    ]
     fit = ["hash", "fit", backbone, "--data", data, *settings, "--out"]
     assert umbel(*fit, tmp_path / "own").code == 0
     code, out, err = umbel(*fit, tmp_path / "labeled", "--supervised")

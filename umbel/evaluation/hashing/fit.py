@@ -5,6 +5,7 @@ Source: Image Hashing via Cross-View Code Alignment in the Age of Foundation Mod
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +26,10 @@ class CrovcaConfig:
     affine: bool = False
     """Scale and shift in the batch normalization, as the original has."""
     epochs: int = 5
-    """Passes over the photographs."""
+    """Passes over the photographs; more where they would be fewer than `least_steps`."""
+    least_steps: int = 1000
+    """Steps that a coder needs, however few photographs there are: after the paper's 5 epochs of 4,829 flowers (90
+    steps) 16 bits find 14.5 (mAP@1000), after 1,000 steps 16, after 3,600 no more than 16.4."""
     batch: int = 256
     """Photographs in a step; the remainder of an epoch is dropped."""
     learning_rate: float = 1e-3
@@ -51,7 +55,7 @@ class CrovcaConfig:
         for name in ("learning_rate", "eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"crovca.{name} must be positive, not {getattr(self, name)}")
-        for name in ("floor", "weight_decay", "weight"):
+        for name in ("floor", "weight_decay", "weight", "least_steps"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"crovca.{name} must not be negative, not {getattr(self, name)}")
         if not 0 <= self.memory < 1:
@@ -110,14 +114,18 @@ def fit_crovca(
         coder = HashCoder(width, bits, size=config.size, affine=config.affine).to(views.device).train()
     # Drawn on the CPU, so that every device sees the same order.
     generator = torch.Generator().manual_seed(seed)
-    steps = config.epochs * (count // batch)
+    by_epochs = config.epochs * (count // batch)
+    epochs = max(config.epochs, math.ceil(config.least_steps / (count // batch)))
+    steps = epochs * (count // batch)
+    if steps > by_epochs:
+        say(f"{epochs} epochs, {steps} steps: {config.epochs} would be {by_epochs}, fewer than crovca.least-steps.")
     optimizer = torch.optim.AdamW(coder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=config.floor)
     classes = 0 if labels is None else labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
     prototypes = Prototypes(classes, bits, memory=config.memory, device=views.device)
     losses = []
     with Bar("training the coder", steps) as bar:
-        for _ in range(config.epochs):
+        for _ in range(epochs):
             order = torch.randperm(count, generator=generator)
             for first in range(0, count - batch + 1, batch):
                 rows = order[first : first + batch]
