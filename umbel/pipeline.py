@@ -23,7 +23,6 @@ from umbel.data.index import find_shards
 from umbel.data.make import MakeFolderConfig, MakeSyntheticConfig, make_folder, make_synthetic
 from umbel.evaluation import embed, probe, report
 from umbel.evaluation.hashing import encode_command, evaluate_command, fit_command
-from umbel.evaluation.hashing.fit import CrovcaConfig
 from umbel.machine import DeviceChoice, choose_device
 from umbel.run import UserError, duration, move_aside, read_json, refuse_overlap, say, write_atomic
 from umbel.ssl import pretrain
@@ -35,7 +34,6 @@ RECIPES = {"cpu": "demo", "cuda": "demo-gpu"}
 PHOTOGRAPHS_SEEN = {"cpu": 36_000, "cuda": 400_000}
 TEST_SHARE = 0.2
 BITS = 32
-CROVCA_EPOCHS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +107,6 @@ def run(config: DemoConfig) -> None:
         bits=BITS,
         seed=config.seed,
         device=config.device,
-        crovca=CrovcaConfig(epochs=CROVCA_EPOCHS),
     )
     steps.do("fitting hash codes", lambda: fit_command.run(fitting))
     encoding = encode_command.HashEncodeConfig(coder=coder, embeddings=embeddings, out=codes)

@@ -261,7 +261,10 @@ def test_hash_search_reads_its_photograph_as_the_stored_ones(
     tmp_path: Path, foreign_shards: Callable[..., Path], jpeg: Callable[..., bytes], umbel: Callable[..., Any]
 ) -> None:
     loaded("registers", tmp_path / "backbone")
-    made, settings = tmp_path / "e", ["--device", "cpu", "--crovca.batch", 8, "--photographs.workers", 0, "--bits", 4]
+    made, settings = (
+        tmp_path / "e",
+        ["--device", "cpu", "--crovca.batch", 8, "--crovca.least-steps", 0, "--photographs.workers", 0, "--bits", 4],
+    )
     data = foreign_shards(2, 8)
     reading = ["--tokens", "mean", "--image-size", 48, "--workers", 0, "--device", "cpu"]
     assert umbel("embed", tmp_path / "backbone", "--data", data, "--out", made, *reading).code == 0

@@ -191,7 +191,18 @@ def test_crovca_on_photographs_and_a_photograph_as_query(
     data = foreign_shards(shards=3, count=8)
     foreign_shards(shards=1, count=4, split="test")
     embed(load(backbone), open_shards(str(data)), device="cpu").save(tmp_path / "embeddings")
-    settings = ["--bits", 9, "--device", "cpu", "--crovca.batch", 8, "--photographs.workers", 0]
+    settings = [
+        "--bits",
+        9,
+        "--device",
+        "cpu",
+        "--crovca.batch",
+        8,
+        "--crovca.least-steps",
+        0,
+        "--photographs.workers",
+        0,
+    ]
     code, out, err = umbel("hash", "fit", backbone, "--data", data, "--out", tmp_path / "coder", *settings)
     assert code == 0, err
     assert "crovca, 9 bits, fitted on 24 photographs" in out
@@ -218,6 +229,42 @@ def test_crovca_on_photographs_and_a_photograph_as_query(
     weights = (backbone / "model.safetensors").read_bytes()
     (backbone / "model.safetensors").write_bytes(weights[:-4] + b"\0\0\0\0")
     assert "other weights" in umbel(*search).err
+
+
+def test_crovca_by_labels_makes_other_codes_and_wants_labels(
+    tmp_path: Path,
+    backbone: Path,
+    foreign_shards: Callable[..., Path],
+    jpeg: Callable[..., bytes],
+    write_tar: Callable[..., Path],
+    umbel: Umbel,
+    refused: Refused,
+) -> None:
+    data = foreign_shards(shards=3, count=8)
+    settings = [
+        "--bits",
+        9,
+        "--device",
+        "cpu",
+        "--crovca.batch",
+        8,
+        "--crovca.least-steps",
+        0,
+        "--photographs.workers",
+        0,
+    ]
+    fit = ["hash", "fit", backbone, "--data", data, *settings, "--out"]
+    assert umbel(*fit, tmp_path / "own").code == 0
+    code, out, err = umbel(*fit, tmp_path / "labeled", "--supervised")
+    assert code == 0, err
+    assert "labels of 3 classes on 24 photographs" in out
+    coders = [(tmp_path / name / "coder.safetensors").read_bytes() for name in ("own", "labeled")]
+    assert coders[0] != coders[1]
+    assert "was made otherwise" in refused(*fit, tmp_path / "own", "--supervised")
+    write_tar(tmp_path / "bare" / "train-000000.tar", {f"plant_{n}.jpg": jpeg(n) for n in range(9)})
+    bare = ["hash", "fit", backbone, "--data", tmp_path / "bare", *settings, "--out", tmp_path / "o"]
+    assert "none of the photographs has a label" in refused(*bare, "--supervised")
+    assert "supervised is of the method crovca" in refused(*fit, tmp_path / "o", "--supervised", "--method", "itq")
 
 
 def test_embeddings_of_another_backbone_or_width_are_refused(tmp_path: Path, umbel: Umbel, refused: Refused) -> None:

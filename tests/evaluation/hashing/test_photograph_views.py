@@ -45,7 +45,8 @@ def test_every_photographs_views_are_those_of_its_place_in_the_stream(
     backbone: Backbone, foreign_shards: Shards
 ) -> None:
     shards = open_shards(str(foreign_shards(shards=2, count=4)))
-    found = view_embeddings(backbone, shards, seed=5, config=settings())
+    found, label = view_embeddings(backbone, shards, seed=5, config=settings())
+    assert label.tolist() == shards.members["label"].tolist()
     assert found.shape == (4, 8, 192)
     config = ViewsConfig(global_size=8, local_views=0, global_area=(0.4, 1.0), policy="plant")
     views = Views(config, seed=5, mean=MEAN, std=STD, device=torch.device("cpu"))
@@ -60,11 +61,11 @@ def test_every_photographs_views_are_those_of_its_place_in_the_stream(
 
 def test_neither_batch_nor_workers_change_anything(backbone: Backbone, foreign_shards: Shards) -> None:
     shards = open_shards(str(foreign_shards(shards=2, count=4)))
-    alone = view_embeddings(backbone, shards, config=settings(batch=1))
-    together = view_embeddings(backbone, shards, config=settings(batch=8, workers=1))
+    alone, _ = view_embeddings(backbone, shards, config=settings(batch=1))
+    together, _ = view_embeddings(backbone, shards, config=settings(batch=8, workers=1))
     assert torch.equal(alone, together)
-    assert not torch.equal(alone, view_embeddings(backbone, shards, seed=1, config=settings()))
-    assert torch.equal(alone[:2], view_embeddings(backbone, shards, config=settings(rounds=1)))
+    assert not torch.equal(alone, view_embeddings(backbone, shards, seed=1, config=settings())[0])
+    assert torch.equal(alone[:2], view_embeddings(backbone, shards, config=settings(rounds=1))[0])
 
 
 def test_damaged_photographs_are_left_out_and_told(
@@ -74,10 +75,13 @@ def test_damaged_photographs_are_left_out_and_told(
     write_tar: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    members = {f"plant_{n}.jpg": jpeg(n) if n != 2 else b"hello" for n in range(5)}
+    members: dict[str, bytes] = {}
+    for n in range(5):
+        members |= {f"plant_{n}.jpg": jpeg(n) if n != 2 else b"hello", f"plant_{n}.cls": str(n).encode()}
     write_tar(tmp_path / "train-000000.tar", members)
-    found = view_embeddings(backbone, open_shards(str(tmp_path)), config=settings())
+    found, label = view_embeddings(backbone, open_shards(str(tmp_path)), config=settings())
     assert found.shape == (4, 4, 192)
+    assert label.tolist() == [0, 1, 3, 4]
     # No row is another's filled slot.
     assert len({row.numpy().tobytes() for row in found[0]}) == 4
     out = capsys.readouterr().out

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
 import tyro
 
 from umbel.backbones import Backbone
@@ -46,6 +48,8 @@ class HashFitConfig:
     """K, bits of a code."""
     method: Method = "crovca"
     """crovca (learned), itq, pca (signs of principal components), pca-rotation or lsh (random hyperplanes)."""
+    supervised: bool = False
+    """crovca: photographs of a species predict one code, by the shards' labels; those without one their own."""
     seed: int = 0
     """Seed of weights, order, views and rotations."""
     device: DeviceChoice = "auto"
@@ -58,6 +62,8 @@ class HashFitConfig:
     def __post_init__(self) -> None:
         if self.bits < 1:
             raise ValueError(f"bits must be at least 1, not {self.bits}")
+        if self.supervised and self.method != "crovca":
+            raise ValueError(f"supervised is of the method crovca, not of {self.method}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
 
@@ -94,6 +100,7 @@ def _fit_on_photographs(config: HashFitConfig, embeddings: Embeddings | None) ->
     backbone, shards = _backbone_and_shards(config, embeddings)
     sha256 = weights_sha256(backbone)
     asked = _asked(config) | {
+        "supervised": config.supervised,
         "crovca": dataclasses.asdict(config.crovca),
         "photographs": _that_matter(config.photographs),
     }
@@ -105,8 +112,15 @@ def _fit_on_photographs(config: HashFitConfig, embeddings: Embeddings | None) ->
     device = choose_device(config.device)
     say(f"device {device.value}: {device.reason}.")
     started = time.monotonic()
-    views = view_embeddings(backbone, shards, seed=config.seed, device=device.value, config=config.photographs)
-    hasher = fit_crovca(views, bits=config.bits, seed=config.seed, config=config.crovca)
+    views, label = view_embeddings(backbone, shards, seed=config.seed, device=device.value, config=config.photographs)
+    if config.supervised and not (label >= 0).any():
+        raise UserError(
+            "none of the photographs has a label, which --supervised needs: give labeled shards with --data."
+        )
+    if config.supervised:
+        say(f"labels of {len(np.unique(label[label >= 0])):,} classes on {(label >= 0).sum():,} photographs.")
+    labels = torch.from_numpy(label) if config.supervised else None
+    hasher = fit_crovca(views, bits=config.bits, labels=labels, seed=config.seed, config=config.crovca)
     told = {
         "backbone": {"source": backbone.source, "sha256": sha256},
         "preprocessing": preprocessing(backbone),

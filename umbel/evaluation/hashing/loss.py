@@ -16,7 +16,7 @@ from umbel.coding_rate import at_least_float32, coding_rate, coding_rate_weight
 
 
 def crovca_loss(
-    logits_by_view: Sequence[Tensor], *, eps: float = 0.05, weight: float = 0.1
+    logits_by_view: Sequence[Tensor], *, eps: float = 0.05, weight: float = 0.1, targets: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Alignment of views and spread of codes: total = alignment + weight * regularizer.
 
@@ -24,6 +24,8 @@ def crovca_loss(
         logits_by_view: V >= 2 tensors (B, K), one for each view or modality of the same B items.
         eps: precision of the coding rate.
         weight: of the regularizer.
+        targets: (B, K), the bits that every view is to predict, of items whose class is known; NaN in the rows of
+            others, whose views predict each other's bits as without targets.
 
     Returns:
         (total, alignment, regularizer), scalars in float32 or float64. The regularizer is at its least (-1.617403 for
@@ -37,16 +39,21 @@ def crovca_loss(
         raise ValueError(f"at least 2 views of one shape (B, K) needed, not {[tuple(x.shape) for x in logits_by_view]}")
     with torch.autocast(device_type=logits_by_view[0].device.type, enabled=False):
         logits = torch.stack([at_least_float32(view) for view in logits_by_view])  # (V, B, K)
-        alignment = cross_view_alignment(logits)
+        alignment = cross_view_alignment(logits, targets)
         regularizer = spread_regularizer(logits, eps=eps)
         return alignment + weight * regularizer, alignment, regularizer
 
 
-def cross_view_alignment(logits: Tensor) -> Tensor:
-    """Mean over the ordered pairs of views i != j of BCE(z_i, 1[z_j > 0]): (V, B, K) -> scalar."""
+def cross_view_alignment(logits: Tensor, known: Tensor | None = None) -> Tensor:
+    """Mean over the ordered pairs of views i != j of BCE(z_i, 1[z_j > 0]): (V, B, K) -> scalar.
+
+    Where `known`, (B, K), is a number, it is the target of all views.
+    """
     bits = (logits.detach() > 0).to(logits.dtype)
     # BCE is linear in its target: the mean over the other views' bits is one target, V terms instead of V (V - 1).
     targets = (bits.sum(0) - bits) / (len(bits) - 1)
+    if known is not None:
+        targets = torch.where(known.isnan(), targets, known.to(logits.dtype))
     return F.binary_cross_entropy_with_logits(logits, targets)
 
 

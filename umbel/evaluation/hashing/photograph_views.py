@@ -50,13 +50,14 @@ def view_embeddings(
     seed: int = 0,
     device: str = "cpu",
     config: PhotographViewsConfig | None = None,
-) -> Tensor:
+) -> tuple[Tensor, np.ndarray]:
     """Embed 2 x rounds views of every photograph, with the backbone's own mean, deviation and input size.
 
     Photographs that cannot be decoded are left out and told.
 
     Returns:
-        (2 * rounds, n, C) float32 on `device`, photographs in the order of their shards.
+        (2 * rounds, n, C) float32 on `device`, photographs in the order of their shards; (n,) int64 their labels, -1
+        without.
 
     Raises:
         UserError: no photograph can be used.
@@ -89,7 +90,8 @@ def view_embeddings(
                 first = GLOBAL_VIEWS * number
                 out[first : first + GLOBAL_VIEWS, torch.from_numpy(batch.sample).to(target)] = features.float()
             bar.advance(len(canvas))
-    return _without(out, bad, shards)
+    good = _good(count, bad, shards)
+    return out[:, good] if bad else out, shards.members["label"][good].astype(np.int64)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -97,14 +99,13 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _without(out: Tensor, bad: dict[int, str], shards: ShardSet) -> Tensor:
-    """Leave out photographs that could not be decoded: their slots hold another's views."""
-    if not bad:
-        return out
+def _good(count: int, bad: dict[int, str], shards: ShardSet) -> list[int]:
+    """Samples that could be decoded; the others' slots hold another's views."""
     for sample, reason in list(bad.items())[:5]:
         say(f"left out: {shards.key(sample)}: {reason}.")
-    say(f"left out: {len(bad)} of {out.shape[1]} photographs, which cannot be decoded.")
-    good = [sample for sample in range(out.shape[1]) if sample not in bad]
+    if bad:
+        say(f"left out: {len(bad)} of {count} photographs, which cannot be decoded.")
+    good = [sample for sample in range(count) if sample not in bad]
     if not good:
         raise UserError("none of the photographs can be decoded.")
-    return out[:, good]
+    return good
