@@ -267,6 +267,44 @@ def test_crovca_by_labels_makes_other_codes_and_wants_labels(
     assert "supervised is of the method crovca" in refused(*fit, tmp_path / "o", "--supervised", "--method", "itq")
 
 
+def test_pairs_of_names_captions_and_embeddings(
+    tmp_path: Path, jpeg: Callable[..., bytes], write_tar: Callable[..., Path], umbel: Umbel, refused: Refused
+) -> None:
+    """Shards whose photographs carry captions and a family, beside embeddings under the same keys."""
+    embeddings = make_embeddings(tmp_path / "embeddings")
+    members: dict[str, bytes] = {}
+    for row in range(60):
+        key = f"plant_{row:03d}"
+        members |= {f"{key}.jpg": jpeg(row), f"{key}.cls": str(row % 3).encode()}
+        members |= {f"{key}.json": b'{"family": "Lamiaceae"}', f"{key}.txt": f"leaf {row}".encode() if row % 2 else b""}
+    write_tar(tmp_path / "shards" / "train-000000.tar", members)
+    fit = ["hash", "fit", embeddings, "--bits", 8, "--device", "cpu", "--crovca.least-steps", 3]
+    data = ["--data", tmp_path / "shards"]
+    for number, (what, more, words) in enumerate((
+        ("names", [], "59 photographs with 9 descriptions."),  # one has no label
+        ("names", data, "59 photographs with 18 descriptions."),
+        ("captions", data, "30 photographs with 30 descriptions."),
+        (make_embeddings(tmp_path / "sounds", count=45, width=7), [], "45 photographs with 45 descriptions."),
+    )):  # fmt: skip
+        out = tmp_path / f"coder-{number}"
+        code, said, err = umbel(*fit, *more, "--pairs", what, "--out", out)
+        assert code == 0, err
+        assert words in said
+        assert "crovca-pairs, 8 bits" in said
+        coder, _ = load_hasher(out)
+        assert coder.encode(np.zeros((2, 12), np.float32)).shape == (2, 8)
+        assert "already holds" in umbel(*fit, *more, "--pairs", what, "--out", out).out
+    other = make_embeddings(tmp_path / "other", count=9)
+    (other / "keys.txt").write_text("".join(f"insect_{row}\n" for row in range(9)))
+    for what, words in (
+        ("captions", "say where these are with --data"),
+        (other, "has no key in common"),
+        (tmp_path / "nowhere", "cannot be read"),
+    ):
+        assert words in refused(*fit, "--pairs", what, "--out", tmp_path / "o")
+    assert "pairs are of the method crovca" in refused(*fit, "--pairs", "names", "--method", "itq", "--out", "o")
+
+
 def test_embeddings_of_another_backbone_or_width_are_refused(tmp_path: Path, umbel: Umbel, refused: Refused) -> None:
     one = make_embeddings(tmp_path / "one", backbone={"source": "a", "sha256": "1" * 64})
     two = make_embeddings(tmp_path / "two", backbone={"source": "a", "sha256": "2" * 64})

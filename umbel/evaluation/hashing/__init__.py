@@ -18,11 +18,12 @@ from umbel.evaluation.hashing.evaluate import (
     score_features,
     score_hasher,
 )
-from umbel.evaluation.hashing.fit import CrovcaConfig, FitLog, fit_crovca
+from umbel.evaluation.hashing.fit import fit_crovca
 from umbel.evaluation.hashing.loss import crovca_loss
 from umbel.evaluation.hashing.photograph_views import PhotographViewsConfig, view_embeddings
 from umbel.evaluation.hashing.search import asymmetric_search, cosine_search, hamming_search
 from umbel.evaluation.hashing.stored import BASELINES, Hasher, load_hasher, save_hasher
+from umbel.evaluation.hashing.train_coders import CrovcaConfig, FitLog
 
 __all__ = [
     "BASELINES",

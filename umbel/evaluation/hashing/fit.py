@@ -5,70 +5,13 @@ Source: Image Hashing via Cross-View Code Alignment in the Age of Foundation Mod
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 
-from umbel.evaluation.hashing.coder import HashCoder, Size
-from umbel.evaluation.hashing.loss import crovca_loss
+from umbel.evaluation.hashing.coder import HashCoder
 from umbel.evaluation.hashing.prototypes import Prototypes
-from umbel.run import Bar, TrainingError, UserError, say
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrovcaConfig:
-    """How a HashCoder is trained."""
-
-    size: Size = "small"
-    """Layers of the coder: small (one hidden layer) or large (two wide ones)."""
-    affine: bool = False
-    """Scale and shift in the batch normalization, as the original has."""
-    epochs: int = 5
-    """Passes over the photographs; more where they would be fewer than `least_steps`."""
-    least_steps: int = 1000
-    """Steps that a coder needs, however few photographs there are: after the paper's 5 epochs of 4,829 flowers (90
-    steps) 16 bits find 14.5 (mAP@1000), after 1,000 steps 16, after 3,600 no more than 16.4."""
-    batch: int = 256
-    """Photographs in a step; the remainder of an epoch is dropped."""
-    learning_rate: float = 1e-3
-    """Of AdamW, at the first step."""
-    floor: float = 1e-6
-    """Learning rate that the cosine ends in."""
-    weight_decay: float = 1e-2
-    """Of AdamW."""
-    views: int = 2
-    """V, views of a photograph that a step draws."""
-    eps: float = 0.05
-    """Precision of the coding rate."""
-    weight: float = 0.3
-    """Of the regularizer. The paper's 0.1 leaves bits correlated (0.65 at 32 bits on synthetic plants, with 0.3 0.06)
-    where views agree less than those of a foundation model do."""
-    memory: float = 0.9
-    """Supervised: share of a class's prototype that a batch leaves as it was; 0: of one batch, as the original has."""
-
-    def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch", 2), ("views", 2)):
-            if getattr(self, name) < low:
-                raise ValueError(f"crovca.{name} must be at least {low}, not {getattr(self, name)}")
-        for name in ("learning_rate", "eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"crovca.{name} must be positive, not {getattr(self, name)}")
-        for name in ("floor", "weight_decay", "weight", "least_steps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"crovca.{name} must not be negative, not {getattr(self, name)}")
-        if not 0 <= self.memory < 1:
-            raise ValueError(f"crovca.memory must be at least 0 and less than 1, not {self.memory}")
-
-
-@dataclass(kw_only=True)
-class FitLog:
-    """What a training went through, one entry a step."""
-
-    total: list[float] = field(default_factory=list)
-    alignment: list[float] = field(default_factory=list)
-    regularizer: list[float] = field(default_factory=list)
+from umbel.evaluation.hashing.train_coders import CrovcaConfig, FitLog, train_coders
+from umbel.run import UserError
 
 
 def fit_crovca(
@@ -104,46 +47,21 @@ def fit_crovca(
         raise ValueError(f"{len(labels)} labels for {count} photographs")
     if rounds < config.views:
         raise UserError(f"{config.views} views of every photograph are needed, and there are {rounds}.")
-    if count < 2:
-        raise UserError(f"a hash coder needs at least 2 photographs to train on, not {count}.")
-    batch = min(config.batch, count)
-    if batch < config.batch:
-        say(f"batch {batch}: there are fewer photographs than the {config.batch} of a batch.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        coder = HashCoder(width, bits, size=config.size, affine=config.affine).to(views.device).train()
-    # Drawn on the CPU, so that every device sees the same order.
-    generator = torch.Generator().manual_seed(seed)
-    by_epochs = config.epochs * (count // batch)
-    epochs = max(config.epochs, math.ceil(config.least_steps / (count // batch)))
-    steps = epochs * (count // batch)
-    if steps > by_epochs:
-        say(f"{epochs} epochs, {steps} steps: {config.epochs} would be {by_epochs}, fewer than crovca.least-steps.")
-    optimizer = torch.optim.AdamW(coder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=config.floor)
     classes = 0 if labels is None else labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
     prototypes = Prototypes(classes, bits, memory=config.memory, device=views.device)
-    losses = []
-    with Bar("training the coder", steps) as bar:
-        for _ in range(epochs):
-            order = torch.randperm(count, generator=generator)
-            for first in range(0, count - batch + 1, batch):
-                rows = order[first : first + batch]
-                drawn = draw_views(views, rows, config.views, generator)  # (V, B, C)
-                # One pass a view: each has its own batch statistics, as in the original.
-                logits = torch.stack([coder(view) for view in drawn])
-                targets = None
-                if labels is not None:
-                    targets = prototypes.targets(logits, members(labels[rows], classes).to(logits.device))
-                loss = crovca_loss(list(logits), eps=config.eps, weight=config.weight, targets=targets)
-                optimizer.zero_grad()
-                loss[0].backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                losses.append(torch.stack([term.detach() for term in loss]))
-                bar.advance()
-    _tell(torch.stack(losses).cpu(), log)
-    return coder.eval()
+
+    def draw(rows: Tensor, generator: torch.Generator) -> list[tuple[int, Tensor]]:
+        return [(0, view) for view in draw_views(views, rows, config.views, generator)]
+
+    def targets(logits: Tensor, rows: Tensor) -> Tensor | None:
+        if labels is None:
+            return None
+        return prototypes.targets(logits, members(labels[rows], classes).to(logits.device))
+
+    coders = train_coders(
+        [width], count, draw, bits=bits, seed=seed, config=config, device=views.device, targets=targets, log=log
+    )
+    return coders[0]
 
 
 def members(labels: Tensor, classes: int) -> Tensor:
@@ -155,14 +73,3 @@ def draw_views(views: Tensor, rows: Tensor, count: int, generator: torch.Generat
     """`count` different views of each of some photographs: (R, N, C) and (B,) -> (count, B, C)."""
     chosen = torch.rand((len(views), len(rows)), generator=generator).argsort(0)[:count]  # (count, B)
     return views[chosen.to(views.device), rows.to(views.device)]
-
-
-def _tell(losses: Tensor, log: FitLog | None) -> None:
-    """Refuse a training that broke; put (steps, 3) losses into the log."""
-    bad = (~losses.isfinite()).any(1).nonzero()
-    if len(bad):
-        raise TrainingError(
-            f"the hash coder's loss was not finite at step {int(bad[0])} of {len(losses)}: look at the embeddings."
-        )
-    if log is not None:
-        log.total, log.alignment, log.regularizer = losses.T.tolist()

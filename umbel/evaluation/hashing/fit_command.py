@@ -17,7 +17,9 @@ from umbel.data.index import ShardSet, find_shards, open_shards
 from umbel.evaluation.embed import preprocessing, weights_sha256
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.hashing.evaluate import QUERY_SPLITS
-from umbel.evaluation.hashing.fit import CrovcaConfig, fit_crovca
+from umbel.evaluation.hashing.fit import fit_crovca
+from umbel.evaluation.hashing.pair_sources import CAPTIONS, NAMES, pair_with
+from umbel.evaluation.hashing.pairs import fit_pairs
 from umbel.evaluation.hashing.photograph_views import PhotographViewsConfig, view_embeddings
 from umbel.evaluation.hashing.stored import (
     BASELINES,
@@ -27,6 +29,7 @@ from umbel.evaluation.hashing.stored import (
     save_hasher,
     versions,
 )
+from umbel.evaluation.hashing.train_coders import CrovcaConfig
 from umbel.evaluation.reading import chosen_reading, read_again
 from umbel.machine import DeviceChoice, choose_device
 from umbel.run import UserError, say
@@ -50,6 +53,9 @@ class HashFitConfig:
     """crovca (learned), itq, pca (signs of principal components), pca-rotation or lsh (random hyperplanes)."""
     supervised: bool = False
     """crovca: photographs of a species predict one code, by the shards' labels; those without one their own."""
+    pairs: str | None = None
+    """crovca on embeddings: what describes each photograph beside them: names (texts made of its species' name and
+    classification), captions (its <key>.txt), or a folder of embeddings of another modality with the same keys."""
     seed: int = 0
     """Seed of weights, order, views and rotations."""
     device: DeviceChoice = "auto"
@@ -64,6 +70,8 @@ class HashFitConfig:
             raise ValueError(f"bits must be at least 1, not {self.bits}")
         if self.supervised and self.method != "crovca":
             raise ValueError(f"supervised is of the method crovca, not of {self.method}")
+        if self.pairs is not None and (self.supervised or self.method != "crovca"):
+            raise ValueError("pairs are of the method crovca without supervised")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
 
@@ -75,14 +83,17 @@ def run(config: HashFitConfig) -> None:
         UserError: nothing to fit on, or something else at --out.
     """
     embeddings = Embeddings.load(Path(config.source)) if (Path(config.source) / "embeddings.json").is_file() else None
-    if config.method == "crovca":
+    if config.method == "crovca" and config.pairs is None:
         _fit_on_photographs(config, embeddings)
     elif embeddings is None:
+        what = config.method if config.pairs is None else "--pairs"
         raise UserError(
-            f"{config.source} holds no embeddings, which {config.method} is fitted on: make them with `umbel embed`."
+            f"{config.source} holds no embeddings, which {what} is fitted on: make them with `umbel embed`."
         )
-    else:
+    elif config.pairs is None:
         _fit_on_embeddings(config, embeddings)
+    else:
+        _fit_on_pairs(config, embeddings, config.pairs)
 
 
 def _fit_on_embeddings(config: HashFitConfig, embeddings: Embeddings) -> None:
@@ -94,6 +105,38 @@ def _fit_on_embeddings(config: HashFitConfig, embeddings: Embeddings) -> None:
     hasher = BASELINES[config.method](config.bits, seed=config.seed).fit(used.features)
     told = {name: embeddings.provenance.get(name) for name in ("backbone", "preprocessing", "data")}
     _store(config, hasher, asked, told, len(used), started)
+
+
+def _fit_on_pairs(config: HashFitConfig, embeddings: Embeddings, what: str) -> None:
+    known = what in (NAMES, CAPTIONS)
+    data = config.data or _told_folder(embeddings)
+    shards = open_shards(data) if known and data is not None and find_shards(data) else None
+    asked = _asked(config) | {
+        "crovca": dataclasses.asdict(config.crovca),
+        "embeddings": file_sha256(Path(config.source) / "embeddings.safetensors"),
+        "pairs": what if known else file_sha256(Path(what) / "embeddings.safetensors"),
+        "data": shards and shards.fingerprint(),
+    }
+    if _there(config, asked):
+        return
+    device = choose_device(config.device)
+    say(f"device {device.value}: {device.reason}.")
+    started = time.monotonic()
+    used = embeddings.of(*_fitting_splits(embeddings.splits))
+    pairs = pair_with(what, used, shards)
+    say(f"{len(pairs.rows):,} photographs with {pairs.others.shape[0] * pairs.others.shape[1]:,} descriptions.")
+    views = torch.from_numpy(used.features[pairs.rows])[None]
+    hasher = fit_pairs(
+        views.to(device.value),
+        pairs.others.to(device.value),
+        pairs.of,
+        bits=config.bits,
+        reads=pairs.reads,
+        seed=config.seed,
+        config=config.crovca,
+    )
+    told = {name: embeddings.provenance.get(name) for name in ("backbone", "preprocessing", "data")}
+    _store(config, hasher, asked, told, len(pairs.rows), started)
 
 
 def _fit_on_photographs(config: HashFitConfig, embeddings: Embeddings | None) -> None:
@@ -149,8 +192,7 @@ def _backbone_and_shards(config: HashFitConfig, embeddings: Embeddings | None) -
             raise UserError(
                 f"{config.source} does not tell its backbone, which crovca embeds views with: give the backbone itself."
             )
-        told = embeddings.provenance.get("data")
-        data = data or (told.get("folder") if isinstance(told, dict) else None)
+        data = data or _told_folder(embeddings)
     if data is None:
         raise UserError("crovca trains on views of photographs: give their shards with --data.")
     if not find_shards(data):
@@ -158,6 +200,12 @@ def _backbone_and_shards(config: HashFitConfig, embeddings: Embeddings | None) -
     shards = open_shards(data)
     splits = _fitting_splits(tuple(shard.split for shard in shards.shards))
     return read_again(str(name), embeddings.provenance if embeddings else {}), shards.select(splits)
+
+
+def _told_folder(embeddings: Embeddings) -> str | None:
+    """Where the embedded photographs' shards lay."""
+    told = embeddings.provenance.get("data")
+    return told.get("folder") if isinstance(told, dict) else None
 
 
 def _fitting_splits(splits: tuple[str, ...]) -> list[str]:
@@ -188,4 +236,4 @@ def _store(
         hasher,
         {"asked": asked, "photographs": count, "seconds": seconds, "versions": versions()} | told,
     )
-    say(f"{config.out}: {config.method}, {config.bits} bits, fitted on {count:,} photographs in {seconds:.1f} s.")
+    say(f"{config.out}: {hasher.method}, {config.bits} bits, fitted on {count:,} photographs in {seconds:.1f} s.")

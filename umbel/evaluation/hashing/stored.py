@@ -16,6 +16,7 @@ from umbel import __version__
 from umbel.config import first_difference
 from umbel.evaluation.hashing.baselines import ITQ, LSH, LinearHash, PCARotation, PCASign
 from umbel.evaluation.hashing.coder import HashCoder
+from umbel.evaluation.hashing.pairs import PairedCoder
 from umbel.run import UserError, atomic_folder, move_aside, read_json
 
 BASELINES: dict[str, type[LinearHash]] = {kind.method: kind for kind in (LSH, PCASign, PCARotation, ITQ)}
@@ -79,7 +80,7 @@ def load_hasher(folder: Path) -> tuple[Hasher, dict[str, Any]]:
         raise UserError(f"{folder} holds no hash coder (coder.json): make one with `umbel hash fit`.")
     told = read_json(folder / "coder.json", "the coder's record")
     try:
-        kinds: dict[str, Any] = {HashCoder.method: HashCoder, **BASELINES}
+        kinds: dict[str, Any] = {HashCoder.method: HashCoder, PairedCoder.method: PairedCoder, **BASELINES}
         if told["method"] not in kinds:
             raise ValueError(f"method {told['method']!r} is unknown")
         tensors = load_file(folder / "coder.safetensors")
