@@ -95,6 +95,7 @@ OPTIONS = {
         --k --denominator --bits --baselines --seed --out --json --no-json""",
     "report": """
         --out --data""",
+    "import": "--heads --statistics --force --no-force",
     "export": "--out --force --no-force",
     "doctor": "--json --no-json",
 }

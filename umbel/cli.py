@@ -64,6 +64,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Measure retrieval by codes, ITQ and float beside",
     ),
     "report": ("umbel.evaluation.report:run", "Write what a run learned and cost as one HTML file"),
+    "import": ("umbel.backbones.import_command:run", "Make a folder that timm loads from a checkpoint of elsewhere"),
     "export": ("umbel.backbones.export:run", "Export a run's backbone as a folder that timm loads"),
     "doctor": ("umbel.doctor:run", "Say what this machine has and what Umbel will use of it"),
 }
