@@ -96,7 +96,8 @@ OPTIONS = {
     "report": """
         --out --data""",
     "import": "--heads --statistics --force --no-force",
-    "export": "--out --force --no-force",
+    "export": "--out --force --no-force --to --data --int8 --no-int8 --per-class --workers",
+    "predict": "--json --no-json",
     "doctor": "--json --no-json",
 }
 every_command = pytest.mark.parametrize("name", OPTIONS)
@@ -592,6 +593,12 @@ def test_a_run_is_not_written_into_the_photographs(
         (["export", "nowhere"], "nowhere does not exist: give a run folder"),
         (["export", "empty"], "empty is neither a run nor a folder with config.json and model.safetensors"),
         (["export", "notes.txt"], "notes.txt"),
+        (["export", "nowhere", "--to", "timm"], "nowhere does not exist: give a run folder"),
+        (["export", "empty", "--to", "onx"], "not 'onx', did you mean 'onnx'"),
+        (["export", "empty", "--int8"], "--int8 is for ONNX models and bundles"),
+        (["import", "nowhere", "out"], "nowhere does not exist"),
+        (["predict", "empty", "notes.txt"], "empty is no bundle"),
+        (["predict", "empty"], "photographs"),
         (["shards", "check", "nowhere"], "nowhere: there are no shards"),
         (["shards", "make", "folder", "nowhere", "--out", "out"], "nowhere does not exist"),
         (["shards", "make", "folder", "notes.txt", "--out", "out"], "notes.txt is not a folder"),

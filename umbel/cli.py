@@ -65,7 +65,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "report": ("umbel.evaluation.report:run", "Write what a run learned and cost as one HTML file"),
     "import": ("umbel.backbones.import_command:run", "Make a folder that timm loads from a checkpoint of elsewhere"),
-    "export": ("umbel.backbones.export:run", "Export a run's backbone as a folder that timm loads"),
+    "export": (
+        "umbel.evaluation.exporting.command:run",
+        "Export a run's backbone: a timm folder, DINOv2's names, ONNX, a bundle that names plants",
+    ),
+    "predict": ("umbel.evaluation.exporting.predict_command:run", "Name the plants in photographs with a bundle"),
     "doctor": ("umbel.doctor:run", "Say what this machine has and what Umbel will use of it"),
 }
 
