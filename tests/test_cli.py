@@ -148,7 +148,7 @@ def test_a_commands_options_are_these(name: str, umbel: Callable[..., Any]) -> N
     code, out, err = umbel(*name.split(), "--help")
     assert (code, err) == (0, "")
     listed = [line for line in plain(out).splitlines() if re.match(r"\W{0,2}(-h, )?--", line)]
-    found = {word for line in listed for word in re.findall(r"(?<![\w-])--[a-z][a-z.-]*", line)}
+    found = {word for line in listed for word in re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*", line)}
     assert found - {"--help"} == set(OPTIONS[name].split())
 
 
@@ -598,7 +598,7 @@ def test_a_run_is_not_written_into_the_photographs(
         (["export", "empty", "--int8"], "--int8 is for ONNX models and bundles"),
         (["import", "nowhere", "out"], "nowhere does not exist"),
         (["predict", "empty", "notes.txt"], "empty is no bundle"),
-        (["predict", "empty"], "photographs"),
+        (["predict", "empty"], "there is no photograph to name"),
         (["shards", "check", "nowhere"], "nowhere: there are no shards"),
         (["shards", "make", "folder", "nowhere", "--out", "out"], "nowhere does not exist"),
         (["shards", "make", "folder", "notes.txt", "--out", "out"], "notes.txt is not a folder"),

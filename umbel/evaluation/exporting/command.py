@@ -38,10 +38,13 @@ FORMATS = ("timm", "dinov2", "onnx", "bundle")
 class ExportConfig(export.ExportConfig):
     """Export a run's backbone: as a timm folder, or in formats that are named."""
 
+    out: Path | None = None
+    """Folder for the export, by default export/timm in the run folder; with --to, the folder that gets a folder for
+    each format, by default export in the run folder."""
     to: tuple[str, ...] = ()
     """Formats, with commas or spaces between them: timm, dinov2 (a state dict by DINOv2's names), onnx, bundle (names
-    plants by itself; needs labeled --data). Each gets a folder with a model card, a self-test and sums in --out, by
-    default RUN/export. Without it: config.json and model.safetensors alone."""
+    plants by itself; needs labeled --data). Each folder has a model card, a self-test and sums. Without it:
+    config.json and model.safetensors alone."""
     data: str | None = None
     """Shards, or class folders of photographs: of the bundle's classes, and to calibrate and judge 8-bit models by."""
     int8: bool = False
