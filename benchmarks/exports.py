@@ -167,10 +167,10 @@ def measured(backbone: Backbone, made: Format, seconds: float) -> dict[str, Any]
 
 
 def latency(features: Features, images: NDArray[np.float32], seconds: float) -> float:
-    """The median of a batch's seconds, after two to warm up."""
-    once = measuring.in_turn({"it": lambda: features(images)}, rounds=1, device=torch.device("cpu"))["it"][0]
-    rounds = max(3, round(seconds / once))
-    timed = measuring.in_turn({"it": lambda: features(images)}, rounds=rounds, device=torch.device("cpu"), warm_up=0)
+    """The median of a batch's seconds, after one to warm up."""
+    contender, cpu = {"it": lambda: features(images)}, torch.device("cpu")
+    once = measuring.in_turn(contender, rounds=1, device=cpu, warm_up=1)["it"][0]
+    timed = measuring.in_turn(contender, rounds=max(3, round(seconds / once)), device=cpu, warm_up=0)
     return measuring.medians(timed)["it"]
 
 

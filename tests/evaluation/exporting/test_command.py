@@ -189,4 +189,6 @@ def test_the_bundles_card_has_its_figures_with_intervals(vit_exports: Path) -> N
     assert f"- right: {100 * right['value']:.1f} % ({100 * right['low']:.1f} to {100 * right['high']:.1f})" in text
     assert f"temperature of {told['temperature']:.3g}" in text
     assert "source not stated; licenses not stated" in text
+    strangers = told["figures"]["species that are no class, answered all the same"]
+    assert 0 <= strangers["low"] <= strangers["value"] <= strangers["high"] <= 1
     assert told["classes"] == ["anemone", "borago", "crocus", "daphne"]

@@ -23,10 +23,11 @@ from umbel.evaluation.exporting.card import Section
 from umbel.evaluation.exporting.card_data import data_lines
 from umbel.evaluation.exporting.onnx_work import OnnxWork
 from umbel.evaluation.exporting.sample_images import dead_leaves
+from umbel.evaluation.open_set import rejection
 from umbel.run import UserError, say
 
 HEAD, RECORD, SCRIPT = "head.npz", "bundle.json", "predict.py"
-TOP = 5
+TOP, LEAST_CLASSES = 5, 3
 
 
 def write_bundle(folder: Path, backbone: Backbone, work: OnnxWork, shards: ShardSet) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def write_bundle(folder: Path, backbone: Backbone, work: OnnxWork, shards: Shard
     temperature, threshold = fit_temperature(logits, truth), accepting(similarity)
     measured = labeled.validation if labeled.test is None else labeled.test
     figures = _figures(measured, labeled.numbered(measured)[1], head, temperature, threshold)
+    figures |= _strangers(labeled.support, measured)
     shutil.copyfile(work.chosen, folder / work.chosen.name)
     np.savez(folder / HEAD, mean=mean, weight=weight, bias=bias)
     shutil.copyfile(Path(bundle_predict.__file__), folder / SCRIPT)
@@ -116,6 +118,15 @@ def _figures(
     if accepted.any():
         found["right where answered"] = micro(right[accepted])
     return found
+
+
+def _strangers(support: Embeddings, measured: Embeddings) -> dict[str, Estimate]:
+    """How often a species that is none of the classes is answered: by leaving a fifth of them out, again and again."""
+    if len(np.intersect1d(support.label, measured.label)) < LEAST_CLASSES:
+        return {}
+    given = (torch.from_numpy(support.features), support.label, torch.from_numpy(measured.features), measured.label)
+    found = next(one for one in rejection(*given, seed=0) if one.score == "centroid")
+    return {"species that are no class, answered all the same": found.false_accepts}
 
 
 def _same_preparation(backbone: Backbone, settings: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ USE = (
 )
 LIMITS = (
     "It has seen what its training data show: species, regions, seasons, organs and cameras that are rare there are "
-    "known less well. An answer is no evidence that a plant is edible, medicinal, protected or harmless. Figures "
+    "known less well. What is no plant, or no species of the classes, may be answered with confidence all the same. An "
+    "answer is no evidence that a plant is edible, medicinal, protected or harmless. Figures "
     "hold for the photographs that they were measured on."
 )
 
