@@ -56,6 +56,12 @@ def encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:
     return buffer.getvalue()
 
 
+def profile(*, other: bool = False) -> bytes:
+    """sRGB's profile; or one whose red is sRGB's blue."""
+    found = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return found.replace(b"rXYZ", b"?XYZ").replace(b"bXYZ", b"rXYZ").replace(b"?XYZ", b"bXYZ") if other else found
+
+
 PHOTOGRAPHS: dict[str, Callable[[], bytes]] = {
     "JPEG": lambda: encoded(picture(), "JPEG", quality=90),
     "turned by EXIF": rotated,
@@ -66,9 +72,8 @@ PHOTOGRAPHS: dict[str, Callable[[], bytes]] = {
     "16 bits": lambda: encoded(Image.fromarray(np.asarray(picture().convert("L")).astype(np.uint16) * 200), "PNG"),
     "transparent": lambda: encoded(picture().convert("RGBA").rotate(20), "PNG"),
     "a damaged profile": lambda: encoded(picture(), "JPEG", icc_profile=b"no profile"),
-    "sRGB's profile": lambda: encoded(
-        picture(), "JPEG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    ),
+    "sRGB's profile": lambda: encoded(picture(), "JPEG", icc_profile=profile()),
+    "another profile": lambda: encoded(picture(), "JPEG", icc_profile=profile(other=True)),
 }
 
 
@@ -79,6 +84,13 @@ def test_photographs_are_read_as_umbel_reads_them(make: Callable[[], bytes], tmp
     found, expected = read_photograph(path), umbels(path)
     assert (found.mode, found.size) == ("RGB", expected.size)
     assert found.tobytes() == expected.tobytes()
+
+
+def test_a_profile_changes_the_colors(tmp_path: Path) -> None:
+    for name in ("JPEG", "another profile"):
+        (tmp_path / name).write_bytes(PHOTOGRAPHS[name]())
+    plain, moved = (np.asarray(read_photograph(tmp_path / name), dtype=float) for name in ("JPEG", "another profile"))
+    assert np.abs(plain - moved).mean() > 10
 
 
 def test_a_turned_photograph_stands_upright(tmp_path: Path) -> None:
