@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from umbel.backbones import load
 from umbel.backbones.authors import read_released
+from umbel.backbones.import_command import ImportConfig, run
 from umbel.run import UserError
 
 State = dict[str, Tensor]
@@ -262,3 +264,14 @@ def test_heads_that_the_periods_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape("leave --heads out")):
         read_released(save(tmp_path / "convnext.pth", convnext()), heads=4)
     assert read_released(path, heads=2).card.arguments["num_heads"] == 2
+
+
+@pytest.mark.parametrize(("kind", "size"), [("vit", (16, 16)), ("convnext", (64, 64))])
+def test_they_are_imported_as_folders_that_timm_loads_alone(kind: str, size: tuple[int, int], tmp_path: Path) -> None:
+    state, plain = (vit(), features) if kind == "vit" else (convnext(), convnext_features)
+    source = save(tmp_path / "dinov3.pth", state)
+    run(ImportConfig(source=source, folder=tmp_path / "out"))
+    again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    with torch.inference_mode():
+        found = again(images(*size)).double()
+    torch.testing.assert_close(found, plain(state, images(*size)), rtol=0, atol=2e-5)
