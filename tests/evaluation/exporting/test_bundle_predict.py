@@ -100,7 +100,9 @@ def test_a_turned_photograph_stands_upright(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("size", [(100, 75), (75, 101), (32, 37), (37, 37), (20, 300)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(100, 75), (75, 101), (32, 37), (37, 37), (20, 300), (36, 37), (36, 39), (39, 36)], ids=str
+)
 def test_images_are_prepared_as_timm_prepares_them(size: tuple[int, int], interpolation: str, crop_mode: str) -> None:
     image = dead_leaves(1, width=size[0], height=size[1])[0]
     statistics: dict[str, Any] = {"mean": (0.4, 0.45, 0.35), "std": (0.2, 0.25, 0.3)}
