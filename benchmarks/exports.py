@@ -1,6 +1,6 @@
 """What an export costs and saves: largest difference, size and latency of every format beside torch.
 
-python benchmarks/exports.py [--backbone RUN ...] [--seconds 1] [--json FILE]
+python benchmarks/exports.py [--backbone RUN ...] [--seconds 1] [--cpu-time] [--json FILE]
 
 Without --backbone: a ViT-Ti/16 and a ConvNeXt-Atto with random weights of the size that trained ones have.
 """
@@ -15,6 +15,7 @@ import contextlib
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,9 @@ def main() -> None:
     parser.add_argument("--backbone", nargs="*", type=Path, default=[], help="runs or timm folders")
     parser.add_argument("--image-size", type=int, default=224, help="of the random ones, in pixels")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each latency")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="the process's own seconds, where others use the machine"
+    )
     parser.add_argument("--json", type=Path, help="a file for the numbers")
     asked = parser.parse_args()
     setting = measuring.setting(torch.device("cpu"))
@@ -71,7 +75,9 @@ def main() -> None:
             place = Path(scratch) / f"formats-{number}"
             place.mkdir()
             for made in formats(backbone, place):
-                row = measured(backbone, made, asked.seconds)
+                row = measured(
+                    backbone, made, asked.seconds, time.process_time if asked.cpu_time else time.perf_counter
+                )
                 rows.append(row)
                 print(
                     f"| {row['backbone']} | {row['format']} | {row['bytes'] / 1e6:.1f} | {row['difference']:.1g} "
@@ -143,7 +149,7 @@ def by_onnxruntime(file: Path) -> Features:
     return lambda images: np.asarray(session.run(["features"], {"images": images})[0])
 
 
-def measured(backbone: Backbone, made: Format, seconds: float) -> dict[str, Any]:
+def measured(backbone: Backbone, made: Format, seconds: float, clock: Callable[[], float]) -> dict[str, Any]:
     """The row of a format."""
     difference, cosines = 0.0, []
     for images in sample_batches(backbone).values():
@@ -155,7 +161,7 @@ def measured(backbone: Backbone, made: Format, seconds: float) -> dict[str, Any]
     times = []
     for batch in BATCHES:
         images = np.random.default_rng(0).standard_normal((batch, 3, side, side)).astype(np.float32)
-        times.append(1e3 * latency(made.features, images, seconds))
+        times.append(1e3 * latency(made.features, images, seconds, clock))
     return {
         "backbone": backbone.card.architecture,
         "format": made.name,
@@ -166,11 +172,11 @@ def measured(backbone: Backbone, made: Format, seconds: float) -> dict[str, Any]
     }
 
 
-def latency(features: Features, images: NDArray[np.float32], seconds: float) -> float:
+def latency(features: Features, images: NDArray[np.float32], seconds: float, clock: Callable[[], float]) -> float:
     """The median of a batch's seconds, after one to warm up."""
     contender, cpu = {"it": lambda: features(images)}, torch.device("cpu")
-    once = measuring.in_turn(contender, rounds=1, device=cpu, warm_up=1)["it"][0]
-    timed = measuring.in_turn(contender, rounds=max(3, round(seconds / once)), device=cpu, warm_up=0)
+    once = measuring.in_turn(contender, rounds=1, device=cpu, warm_up=1, clock=clock)["it"][0]
+    timed = measuring.in_turn(contender, rounds=max(3, round(seconds / once)), device=cpu, warm_up=0, clock=clock)
     return measuring.medians(timed)["it"]
 
 
