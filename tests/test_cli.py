@@ -96,7 +96,9 @@ OPTIONS = {
         --k --denominator --bits --baselines --seed --out --json --no-json""",
     "report": """
         --out --data""",
-    "export": "--out --force --no-force",
+    "import": "--heads --statistics --force --no-force",
+    "export": "--out --force --no-force --to --data --int8 --no-int8 --per-class --workers",
+    "predict": "--json --no-json",
     "doctor": "--json --no-json",
 }
 every_command = pytest.mark.parametrize("name", OPTIONS)
@@ -147,7 +149,7 @@ def test_a_commands_options_are_these(name: str, umbel: Callable[..., Any]) -> N
     code, out, err = umbel(*name.split(), "--help")
     assert (code, err) == (0, "")
     listed = [line for line in plain(out).splitlines() if re.match(r"\W{0,2}(-h, )?--", line)]
-    found = {word for line in listed for word in re.findall(r"(?<![\w-])--[a-z][a-z.-]*", line)}
+    found = {word for line in listed for word in re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*", line)}
     assert found - {"--help"} == set(OPTIONS[name].split())
 
 
@@ -592,6 +594,12 @@ def test_a_run_is_not_written_into_the_photographs(
         (["export", "nowhere"], "nowhere does not exist: give a run folder"),
         (["export", "empty"], "empty is neither a run nor a folder with config.json and model.safetensors"),
         (["export", "notes.txt"], "notes.txt"),
+        (["export", "nowhere", "--to", "timm"], "nowhere does not exist: give a run folder"),
+        (["export", "empty", "--to", "onx"], "not 'onx', did you mean 'onnx'"),
+        (["export", "empty", "--int8"], "--int8 is for ONNX models and bundles"),
+        (["import", "nowhere", "out"], "nowhere does not exist"),
+        (["predict", "empty", "notes.txt"], "empty is no bundle"),
+        (["predict", "empty"], "there is no photograph to name"),
         (["shards", "check", "nowhere"], "nowhere: there are no shards"),
         (["shards", "make", "folder", "nowhere", "--out", "out"], "nowhere does not exist"),
         (["shards", "make", "folder", "notes.txt", "--out", "out"], "notes.txt is not a folder"),

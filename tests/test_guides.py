@@ -1,4 +1,4 @@
-"""The commands of docs/reproduce.md exist, with every flag that they are given."""
+"""The commands of docs/reproduce.md and docs/export.md exist, with every flag that they are given."""
 
 import importlib
 import re
@@ -13,11 +13,12 @@ from umbel import cli, config
 GUIDE = Path(__file__).parents[1] / "docs" / "reproduce.md"
 BLOCKS = re.findall(r"^```\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
 COMMANDS = [line.strip() for block in BLOCKS for line in block.splitlines() if "umbel " in line]
+EXPORTS = re.findall(r"^    (?:\$ )?(umbel .*)$", (GUIDE.parent / "export.md").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *EXPORTS])
 def test_a_command_of_the_guide_is_read(command: str) -> None:
-    words = shlex.split(command)
+    words = shlex.split(command, comments=True)
     found = cli.find(words[words.index("umbel") + 1 :])
     assert found is not None
     name, rest = found
@@ -33,3 +34,7 @@ def test_the_guide_has_the_commands_of_data_training_and_scores() -> None:
     assert {"shards make inat2021", "shards make meta-album", "shards check", "pretrain", "probe"} <= named
     for recipe in ("paper/vitb16", "paper/vitl16"):
         assert any(f"--recipe {recipe}" in command for command in COMMANDS)
+
+
+def test_the_guide_of_exports_has_its_three_commands() -> None:
+    assert {command.split()[1] for command in EXPORTS} == {"export", "import", "predict"}

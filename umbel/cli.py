@@ -64,7 +64,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Measure retrieval by codes, ITQ and float beside",
     ),
     "report": ("umbel.evaluation.report:run", "Write what a run learned and cost as one HTML file"),
-    "export": ("umbel.backbones.export:run", "Export a run's backbone as a folder that timm loads"),
+    "import": ("umbel.backbones.import_command:run", "Make a folder that timm loads from a checkpoint of elsewhere"),
+    "export": (
+        "umbel.evaluation.exporting.command:run",
+        "Export a run's backbone: a timm folder, DINOv2's names, ONNX, a bundle that names plants",
+    ),
+    "predict": ("umbel.evaluation.exporting.predict_command:run", "Name the plants in photographs with a bundle"),
     "doctor": ("umbel.doctor:run", "Say what this machine has and what Umbel will use of it"),
 }
 

@@ -1,4 +1,4 @@
-"""Checkpoints as the authors of SimDINOv2 and DINOv2 released them, read as timm's vision transformers.
+"""Checkpoints as the authors of SimDINOv2, DINOv2 and DINOv3 released them, read as timm's networks.
 
 Sources: arXiv 2502.10385 and 2604.27538 (a pickle of {"teacher": {"backbone.*", "dino_head.mlp.*"}}), arXiv 2304.07193
 (a flat dictionary of the same names).
@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,11 @@ from torch import Tensor
 
 from umbel.backbones.authors_names import BLOCK, expected_shapes, in_timms_names
 from umbel.backbones.build import BackboneConfig, model_arguments
+from umbel.backbones.dinov3 import is_dinov3, read_dinov3
+from umbel.backbones.dinov3_convnext import is_dinov3_convnext, read_dinov3_convnext
 from umbel.backbones.folder import ModelCard
+from umbel.backbones.misfits import commonest, floats, refuse_misfits, shortlist
+from umbel.backbones.released import ReleasedBackbone
 from umbel.image_statistics import STATISTICS, StatisticsName
 from umbel.run import UserError
 
@@ -28,7 +31,6 @@ HEAD_WIDTH = 64
 ARCHITECTURES = {192: "vit_tiny_patch16_224", 384: "vit_small_patch16_224", 1024: "vit_large_patch16_224"}
 OTHER_WIDTH, WITH_SWIGLU = "vit_base_patch16_224", "vit_giant_patch14_dinov2"
 PROJECTION_HEAD = re.compile(r"(dino_head|ibot_head)\.(mlp|last_layer)\..+")
-NAMED = 3
 # By whether there is a teacher in the file: whose image statistics are taken where nothing else is told, and why.
 ASSUMED: dict[bool, tuple[StatisticsName, str]] = {
     True: (
@@ -40,25 +42,13 @@ ASSUMED: dict[bool, tuple[StatisticsName, str]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReleasedBackbone:
-    """A released backbone in timm's names."""
-
-    card: ModelCard
-    """Architecture, arguments and image statistics: `write_timm_folder(folder, weights, card)` makes a timm folder."""
-    weights: dict[str, Tensor]
-    """The state dict of `timm.create_model(card.architecture, num_classes=0, **card.arguments)`, float32."""
-    notes: tuple[str, ...]
-    """What was dropped and what was assumed, each with its reason."""
-
-
 def read_released(
     path: Path, *, heads: int | None = None, statistics: StatisticsName | None = None
 ) -> ReleasedBackbone:
     """Read a released checkpoint; nothing but tensors, numbers and text is unpickled.
 
     Args:
-        heads: attention heads; by default width / 64.
+        heads: attention heads; by default width / 64, of DINOv3 as its rotary periods tell.
         statistics: what images are normalized with; by default those of iNaturalist 2021's plants for a file with a
             teacher (SimDINOv2), ImageNet's for a flat one (DINOv2).
 
@@ -66,6 +56,10 @@ def read_released(
         UserError: not such a checkpoint, or a tensor that is missing, left over or of another shape: all are named.
     """
     content = _read(path)
+    if is_dinov3(content):
+        return read_dinov3(path, content, heads=heads, statistics=statistics)
+    if is_dinov3_convnext(content):
+        return read_dinov3_convnext(path, content, heads=heads, statistics=statistics)
     tensors, dropped = _backbone_tensors(path, content)
     config, image_size, weights = _convert(path, tensors, heads)
     notes = []
@@ -102,7 +96,7 @@ def _read(path: Path) -> dict[Any, Any]:
         # torch's advice is to trust the file.
         raise UserError(
             f"{path} is no backbone that Umbel reads: it is damaged, or holds more than tensors, numbers and text; "
-            "give a run, a folder with config.json and model.safetensors, or a released SimDINOv2 or DINOv2."
+            "give a run, a folder with config.json and model.safetensors, or a released SimDINOv2, DINOv2 or DINOv3."
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no dictionary of tensors, but {type(content).__name__}: it is no backbone.")
@@ -128,7 +122,7 @@ def _backbone_tensors(path: Path, content: Mapping[Any, Any]) -> tuple[dict[str,
             else:
                 (dropped if PROJECTION_HEAD.fullmatch(str(name)) else left).append(str(name))
         if left:
-            raise UserError(f"{path} has more than the backbone and head of a teacher: {_list(left)}.")
+            raise UserError(f"{path} has more than the backbone and head of a teacher: {shortlist(left)}.")
     if tensors.pop("mask_token", None) is not None:
         dropped.append("mask_token")
     return tensors, dropped
@@ -137,26 +131,21 @@ def _backbone_tensors(path: Path, content: Mapping[Any, Any]) -> tuple[dict[str,
 def _convert(path: Path, tensors: dict[str, Any], heads: int | None) -> tuple[BackboneConfig, int, dict[str, Tensor]]:
     """Configuration, image size in pixels and timm's state dict."""
     found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in floats(path, tensors).items():
         match = BLOCK.fullmatch(name)
         # Blocks in chunks: blocks.<chunk>.<i>., where i counts through.
         plain = f"blocks.{match[2] or match[1]}.{match[3]}" if match else name
         if plain in found:
             raise UserError(f"{path} has {plain} twice (as {name}, for one): its blocks are numbered in another way.")
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            what = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise UserError(f"{path}: {name} is no tensor of floating-point numbers, but {what}.")
         found[plain] = tensor
     depth = max(1, len({match[1] for match in map(BLOCK.fullmatch, found) if match}))
     swiglu = any(".mlp.w12." in name for name in found)
-    # The width that most tensors agree on, so that the one that differs is the one that is named.
-    lengths = Counter(tensor.shape[-1] for tensor in found.values() if tensor.ndim)
-    width = max(lengths, key=lambda length: lengths[length], default=0)
+    width = commonest(found.values())
     patch = _length(found, "patch_embed.proj.weight", -1)
     grid = math.isqrt(max(_length(found, "pos_embed", 1) - 1, 0))
     registers = _length(found, "register_tokens", 1)
     expected = expected_shapes(width=width, depth=depth, patch=patch, grid=grid, registers=registers, swiglu=swiglu)
-    _refuse_misfits(path, found, expected)
+    refuse_misfits(path, found, expected, "ViT of SimDINOv2 or DINOv2")
     if heads is None and width % HEAD_WIDTH:
         raise UserError(f"{path}: its width {width} is no multiple of {HEAD_WIDTH}, so its heads cannot be told.")
     config = BackboneConfig(
@@ -175,29 +164,5 @@ def _length(found: Mapping[str, Tensor], name: str, dimension: int) -> int:
     return found[name].shape[dimension] if name in found and found[name].ndim > 1 else 0
 
 
-def _refuse_misfits(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    missing = [name for name in expected if name not in found]
-    left = [name for name in found if name not in expected]
-    other = [
-        f"{name} {tuple(found[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in found and tuple(found[name].shape) != shape
-    ]
-    faults = [
-        f"{what} {_list(names)}"
-        for what, names in (("it lacks", missing), ("it has besides", left), ("another shape has", other))
-        if names
-    ]
-    if faults:
-        raise UserError(f"{path} is no ViT of SimDINOv2 or DINOv2: {'; '.join(faults)}.")
-
-
 def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _list(names: Iterable[str]) -> str:
-    """The first few names and the number of the others."""
-    names = list(names)
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
