@@ -75,6 +75,8 @@ class LaunchConfig:
             raise ValueError(f"launch.requeues must be at least 0, not {self.requeues}")
         if self.gpus is not None and self.processes is not None:
             raise ValueError(f"launch.gpus {self.gpus} sets the processes, so launch.processes must not be given")
+        if self.where == "here" and (self.ranks > 1 or self.dry_run):
+            raise ValueError("launch.nodes, gpus, processes and dry-run need --launch local or slurm")
         for option in self.sbatch:
             if option.startswith("-") or not option.partition("=")[0]:
                 raise ValueError(f"launch.sbatch must be NAME=VALUE without dashes in front, not {option!r}")
