@@ -7,6 +7,9 @@ a group, as `--launch` is.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -82,8 +85,10 @@ def help_text() -> str:
     """The flags in plain lines, as an appendix to a command's help."""
     import tyro
 
-    parser: Any = tyro.extras.get_parser(_with_lists(), prog="", description="")
-    text: str = parser.format_help()
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
+        tyro.cli(_with_lists(), args=["--help"])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", told.getvalue())  # a terminal's colors
     text = text[text.index(f"{FLAG}.where") :]
     rows = [line.strip("│╭╮╰╯─ ") for line in text.splitlines()]
     flags = "\n".join(row if row.startswith(f"{FLAG}.") else f"      {row}" for row in rows if row)

@@ -42,7 +42,9 @@ def executor(
         code: goes in front of Python's path.
     """
     python = " ".join(filter(None, (launch.prefix, launch.python or shlex.quote(sys.executable))))
-    made = SlurmExecutor(folder, python=f'bash -c "$umbel_check"{shlex.quote(f"; exec {python} ")}\'"$@"\' umbel')
+    # submitit puts its own words behind: they are the arguments of this shell, and of Python within it.
+    within = shlex.quote(f'\nexec {python} "$@"')
+    made = SlurmExecutor(folder, python=f'bash -c "$umbel_check"{within} umbel')
     own: dict[str, Any] = {"requeue": True}
     if after:
         own |= {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"}
@@ -57,6 +59,7 @@ def executor(
         "ntasks_per_node": launch.tasks,
         "gpus_per_node": launch.gpus,
         "cpus_per_task": launch.cpus,
+        "mem": launch.memory and f"{round(launch.memory * 1024)}M",
         "partition": launch.partition,
         "account": launch.account,
         "qos": launch.qos,
@@ -84,18 +87,23 @@ def executor(
         "additional_parameters": own,
     }
     made.update_parameters(**{key: value for key, value in asked.items() if value is not None})
-    if launch.memory is not None:
-        made.update_parameters(mem_gb=launch.memory)
     return made
 
 
 def _check(folder: Path, python: str) -> str:
     """Shell that ends with 2 and a sentence on a node that lacks the folder or a library."""
-    marker = shlex.quote(str(folder / MARKER))
-    return (
-        f"test -e {marker} || {{ echo umbel: {shlex.quote(str(folder))} is not seen by node "
-        '"${SLURMD_NODENAME:-$(hostname)}": "choose an --out on a disk that all nodes share." >&2; exit 2; }; '
-        f'umbel_error=$({python} -c "import submitit, umbel.launch.job" 2>&1) || {{ echo umbel: {shlex.quote(python)} '
-        "on node \"${SLURMD_NODENAME:-$(hostname)} cannot import what the job needs (${umbel_error##*$'\\n'}):\" "
-        '"mend it by --launch.python, --launch.prefix or --launch.setup." >&2; exit 2; }'
+    quote = shlex.quote
+    node = '"${SLURMD_NODENAME:-$(hostname)}"'
+    unseen = f"{quote(f'umbel: {folder} is not seen by node')} {node}: choose an --out on a disk that all nodes share."
+    broken = f"{quote(f'umbel: {python} on node')} {node} cannot import what the job needs"
+    mend = "mend it by --launch.python, --launch.prefix or --launch.setup."
+    return "\n".join(
+        (
+            f"if ! test -e {quote(str(folder / MARKER))}; then",
+            f"  echo {unseen} >&2; exit 2",
+            "fi",
+            f'if ! umbel_error=$({python} -c "import submitit, umbel.launch.job" 2>&1); then',
+            f'  echo {broken} "($(tail -n 1 <<<"$umbel_error")):" {mend} >&2; exit 2',
+            "fi",
+        )
     )
