@@ -83,6 +83,12 @@ class Cluster:
         self.sent.append(job)
         return job
 
+    def submit_after(self, words: list[str], folder: Path, before: list[str]) -> str:
+        """Submit a command that runs once others have ended well."""
+        asked = LaunchConfig(where="slurm", hours=0.2)
+        self.sent.append(submit(words, asked, folder=folder, name="after", after=before))
+        return self.sent[-1]
+
     def state(self, job: str) -> JobState:
         return states([job])[job]
 
