@@ -13,10 +13,11 @@ from datetime import datetime
 from pathlib import Path
 
 from umbel.launch.out_of_memory import MARK, out_of_memory
-from umbel.launch.restarts import NoProgressError, Restarts
+from umbel.launch.restarts import WITHOUT_A_WORD, NoProgressError, Restarts
 from umbel.run import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_TRAINING_FAILED, EXIT_USER_ERROR
 
-_SCONTROL_SECONDS = 60
+_SECONDS = 60
+"""In which a client of SLURM must answer."""
 
 
 def job_id() -> str:
@@ -30,7 +31,7 @@ def begin(folder: Path, out: Path, requeues: int) -> int:
     restart, nodes = int(os.environ.get("SLURM_RESTART_COUNT", "0")), os.environ["SLURM_JOB_NODELIST"]
     print(f"{MARK}{restart} of job {job_id()} on {nodes}, {time.strftime('%F %T')}.", file=sys.stderr)
     try:
-        reason = Restarts(folder, job_id()).begin(restart, out, nodes, requeues)
+        reason = Restarts(folder, job_id()).begin(restart, out, nodes, requeues, _why_requeued)
     except NoProgressError as error:
         print(f"umbel: {error}", file=sys.stderr)
         return EXIT_TRAINING_FAILED
@@ -60,7 +61,7 @@ def end(code: int, folder: Path, out: Path) -> int:
 
 def _requeue(code: int) -> int:
     job = os.environ["SLURM_JOB_ID"]
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=_SCONTROL_SECONDS)
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=_SECONDS)
     # A job that SLURM itself puts back (preempted, `scontrol requeue`) is pending already.
     if done.returncode and "pending" not in done.stderr.lower():
         refusal = done.stderr.strip().rstrip(".")
@@ -84,6 +85,24 @@ def _reason(code: int, shown: dict[str, str]) -> str:
     return "SIGTERM or SIGUSR2"
 
 
+def _why_requeued() -> str:
+    """How the last start ended, of which the batch script saw no end, in accounting's word."""
+    job = job_id()
+    command = ["sacct", "-D", "-X", "-n", "-P", "-j", job, "-o", "JobID,State"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return WITHOUT_A_WORD
+    rows = [line.split("|") for line in done.stdout.splitlines()]
+    found = [state.split()[0] for name, state in rows if name == job]
+    # The last row is of this start; accounting may not know of it yet.
+    ended = [state for state in found if state not in ("RUNNING", "PENDING")]
+    return _ENDS.get(ended[-1], f"SLURM says {ended[-1]}") if ended else WITHOUT_A_WORD
+
+
+_ENDS = {"REQUEUED": "scontrol requeue", "PREEMPTED": "preempted", "NODE_FAIL": "a node failed"}
+
+
 def _restart() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
@@ -99,7 +118,7 @@ def show_job(job: str) -> dict[str, str]:
     """What `scontrol show job` says; the state alone, as UNKNOWN, where it does not answer."""
     try:
         command = ["scontrol", "show", "job", "-o", job]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SCONTROL_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return {"JobState": "UNKNOWN"}
     pairs = (word.split("=", 1) for word in done.stdout.split() if "=" in word)
