@@ -75,6 +75,7 @@ def test_a_canceled_run_saves_and_stays_canceled(cluster: Any, tmp_path: Path) -
     cluster.go_on(halted)
     cluster.wait_until(lambda: not cluster.processes(run))
     cluster.wait_until(lambda: "COMPLETING" not in cluster.shown(job)["JobState"])
+    assert "umbel: ended by SLURM: canceled." in cluster.log(run, job)
     assert cluster.state(job).state == "CANCELLED"
     assert cluster.restart_count(job) == 0
     saved = max(int(path.name[5:]) for path in run.glob("checkpoints/step-????????"))
