@@ -68,5 +68,6 @@ def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
 def test_jobs_and_steps_at_the_same_time_meet_at_ports_of_their_own() -> None:
     ports = [port(job, step) for job in range(4_000_000, 4_000_300) for step in range(60)]
     assert len(set(ports)) == len(ports)
+    assert len({port(job, 0) for job in range(PORTS)}) == PORTS
     assert min(ports) >= FIRST_PORT
     assert max(ports) < FIRST_PORT + PORTS < 32_768  # where systems begin to give ports away

@@ -58,6 +58,6 @@ def test_progress_is_the_newest_checkpoint_or_what_was_made(tmp_path: Path) -> N
 )
 def test_the_last_starts_log_tells_of_memory(tmp_path: Path, said: str, words: str | None) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "memory_gib": 1.0}\n{"step": 6, "memory_gib": 1.5}\n{"torn')
-    (tmp_path / "3_0_log.err").write_text(f"oom_kill of a start before\n{MARK}1 of job 3.\n{said}\n")
+    (tmp_path / "3_0_log.err").write_text(f"{MARK}0 of job 3.\noom_kill\n{MARK}1 of job 3.\n{said}\n")
     found = out_of_memory(tmp_path, "3", tmp_path)
     assert found is None if words is None else words in str(found)

@@ -128,8 +128,8 @@ class Cluster:
     def restart_count(self, job: str) -> int:
         return int(self.shown(job)["Restarts"])
 
-    def wait_until(self, what: Callable[[], Any]) -> None:
-        wait_for(what)
+    def wait_until(self, what: Callable[[], Any], seconds: float = 150.0) -> None:
+        wait_for(what, seconds)
 
     def pending_signal(self, pid: int, number: signal.Signals) -> bool:
         """Whether a halted process has a signal waiting for it."""

@@ -167,6 +167,12 @@ def test_a_dry_run_submits_nothing(cluster: Any, tmp_path: Path, capsys: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["site.yaml"]
 
 
+def test_the_doctor_names_the_partitions(cluster: Any) -> None:
+    from umbel.doctor import slurm  # and torch with it
+
+    assert slurm().startswith("partitions main 2 nodes gpu:2 1-00:00:00; high 2 nodes")
+
+
 @pytest.mark.slow
 def test_fifty_submissions_in_a_row(cluster: Any, tmp_path: Path) -> None:
     jobs = [cluster.submit(VERSION, tmp_path) for _ in range(50)]
