@@ -128,14 +128,8 @@ class Cluster:
     def restart_count(self, job: str) -> int:
         return int(self.shown(job)["Restarts"])
 
-    def wait_until(self, what: Callable[[], Any], seconds: float = 150.0) -> None:
-        wait_for(what, seconds)
-
-    def pending_signal(self, pid: int, number: signal.Signals) -> bool:
-        """Whether a halted process has a signal waiting for it."""
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        waiting = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
-        return any(mask >> (number - 1) & 1 for mask in waiting)
+    def wait_until(self, what: Callable[[], Any]) -> None:
+        wait_for(what)
 
     def go_on(self, processes: list[int]) -> None:
         """Let halted processes go on."""
