@@ -14,7 +14,7 @@ from umbel.launch.dispatch import dispatch
 from umbel.launch.job_state import states
 from umbel.launch.launch_config import LaunchConfig
 from umbel.launch.local import run_local
-from umbel.launch.slurm import output, submit
+from umbel.launch.slurm import clean_environment, output, submit
 from umbel.launch.waiting import why_it_waits
 from umbel.run import UserError
 
@@ -61,6 +61,17 @@ def test_sacct_is_asked_for_what_squeue_forgot(tmp_path: Path, monkeypatch: pyte
     assert found["9"] == ("FAILED", "NonZeroExitCode", 3)
     assert found["10"] == ("FAILED", "", 137)
     assert found["11"] == ("UNKNOWN", "", None)
+
+
+def test_a_job_takes_nothing_over_from_one_that_submits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = {"SLURM_JOB_ID": "1", "SLURM_STEP_NUM_TASKS": "2", "RANK": "1", "MASTER_PORT": "5", "SLURM_CONF": "/c"}
+    for name, value in stale.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with clean_environment():
+        assert {name for name in stale if name in os.environ} == {"SLURM_CONF"}
+        assert os.environ["PATH"] == before["PATH"]
+    assert dict(os.environ) == before
 
 
 def test_what_a_command_writes() -> None:

@@ -139,13 +139,15 @@ class Cluster:
 
     def processes(self, run: Path) -> list[int]:
         """The ranks of a run's jobs."""
+        places = (str(run).encode(), str(run / "launch").encode())
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (folder / "cmdline").read_bytes().split(b"\0")
-                if b"submitit.core._submit" in words and str(run / "launch").encode() in words and b"bash" not in words:
+                ours = b"python" in words[0] and b"umbel.launch.batch" not in words
+                if ours and any(place in words for place in places):
                     found.append(int(folder.name))
-        return [pid for pid in found if b"srun" not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]]
+        return found
 
     def start(self) -> None:
         """Bring back daemons that were killed."""

@@ -43,7 +43,8 @@ chmod 755 "$root/munge"
 
 # Names of nodes must resolve: the first one becomes MASTER_ADDR.
 for node in "${nodes[@]}"; do
-  grep -qw "$node" /etc/hosts || echo "127.0.0.1 $node # umbel test cluster" >>/etc/hosts
+  line="127.0.0.1 $node # umbel test cluster $root"
+  grep -qxF "$line" /etc/hosts || echo "$line" >>/etc/hosts
 done
 # CUDA_VISIBLE_DEVICES is set for devices that are character devices; /dev/null is one, and 1 3 are its numbers.
 for number in 0 1; do

@@ -5,7 +5,7 @@
 set -uo pipefail
 keep=
 [ "${1:-}" = --keep ] && { keep=1; shift; }
-root=${1:-/tmp/umbel-slurm}
+root=$(realpath -m "${1:-/tmp/umbel-slurm}")
 [ -e "$root/slurm.conf" ] || { echo "stop_slurm: there is no cluster at $root"; exit 0; }
 exec 9>"$root/lock"
 flock -w 120 9 || { echo "stop_slurm: $root is being started or stopped by another" >&2; exit 1; }
@@ -36,7 +36,7 @@ stop "$root/slurmdbd.pid" slurmdbd
 stop "$root/database/pid" mariadbd
 stop "$root/munge/munged.pid" munged
 if [ -z "$keep" ]; then
-  others=$(grep -v '# umbel test cluster$' /etc/hosts)
+  others=$(grep -vF "# umbel test cluster $root" /etc/hosts)
   echo "$others" >/etc/hosts  # written in place: in containers it is mounted and cannot be replaced
   rm -rf --one-file-system "$root"
 fi

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slurm
 CHECKOUT = Path(__file__).parents[2]
 
 
-def test_the_example_is_continued(cluster: Any, tmp_path: Path) -> None:
+def test_the_example_is_continued(cluster: Any, undisturbed: list[dict[str, Any]], tmp_path: Path) -> None:
     run, tool = tmp_path / "run", tmp_path / "bin"
     tool.mkdir()
     (tool / "umbel").write_text(f'#!/bin/sh\nexec {sys.executable} -P -m umbel "$@"\n')
@@ -24,10 +24,11 @@ def test_the_example_is_continued(cluster: Any, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     job = done.stdout.strip()
     cluster.sent.append(job)
-    cluster.wait_until(lambda: list(run.glob("checkpoints/step-0000000[48]")))
+    halted = cluster.at_checkpoint(run)
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    cluster.go_on(halted)
     found = cluster.wait(job)
     assert found.state == "COMPLETED", (tmp_path / f"pretrain-{job}.log").read_text()
     starts = cluster.starts(run)
-    assert [start["job"]["restart"] for start in starts] == list(range(len(starts)))
-    assert cluster.rows(run)[-1]["step"] == 24
+    assert [start["job"]["restart"] for start in starts] == [0, 1]
+    assert cluster.rows(run) == undisturbed

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from umbel.launch.job_state import states
 from umbel.launch.launch_config import LaunchConfig
 from umbel.launch.slurm import submit_array
 from umbel.run import UserError
+from umbel.source_code import PACKAGE
 
 pytestmark = pytest.mark.slurm
 VERSION = ["--version"]
@@ -40,6 +44,32 @@ def test_a_job_and_its_record(cluster: Any, tmp_path: Path) -> None:
     assert (told["resources"]["gpus"], told["resources"]["memory"]) == (2, 0.5)
     assert (tmp_path / "launch" / f"code-{told['snapshot']}" / "umbel" / "cli.py").is_file()
     assert cluster.shown(job)["MinMemoryNode"] == "512M"
+
+
+SUBMIT = """
+import sys
+from pathlib import Path
+from umbel.launch.launch_config import LaunchConfig
+from umbel.launch.slurm import submit
+print(submit(["--version"], LaunchConfig(where="slurm", sbatch=("hold",)), folder=Path(sys.argv[1]), name="edited"))
+"""
+
+
+def test_edits_of_the_checkout_reach_neither_a_job_nor_its_restart(cluster: Any, tmp_path: Path) -> None:
+    """Submitted from a checkout and with it as the working folder, as one does it."""
+    checkout, run = tmp_path / "checkout", tmp_path / "run"
+    shutil.copytree(PACKAGE, checkout / "umbel", ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    command = [sys.executable, "-c", SUBMIT, str(run)]
+    done = subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True, text=True)
+    job = done.stdout.strip()
+    cluster.sent.append(job)
+    (checkout / "umbel" / "__init__.py").write_text('__version__ = "9.9.9"\n')
+    subprocess.run(["scontrol", "release", job], check=True)
+    cluster.good(job, run)
+    subprocess.run(["scontrol", "requeue", job], check=True)
+    cluster.wait_until(lambda: cluster.log(run, job, "out").count("umbel 0.") == 2)
+    assert "9.9.9" not in cluster.log(run, job, "out")
 
 
 def test_an_array_with_two_tasks_at_once(cluster: Any, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def executor(
             *launch.setup,
             # bash waits for srun to end and then goes on behind it, also when it is told to end meanwhile.
             "trap : TERM USR2",
+            "set +e",
             f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
             # With -m Python would look into the folder of the submission first, which may be the checkout.
             "export PYTHONSAFEPATH=1",

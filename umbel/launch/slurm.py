@@ -80,7 +80,7 @@ def _submit(
     out = output(argvs[0], folder) if len(argvs) == 1 else folder.resolve()
     made = executor(launch, folder=place, out=out, code=code.folder, name=name, after=after, at_once=at_once)
     try:
-        with _clean_environment(), made.batch() if len(argvs) > 1 else contextlib.nullcontext():
+        with clean_environment(), made.batch() if len(argvs) > 1 else contextlib.nullcontext():
             jobs = [made.submit(Job(argv=tuple(argv))) for argv in argvs]
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"sbatch refuses the job ({_first_line(error)}): see --launch.dry-run.") from error
@@ -143,7 +143,8 @@ def output(argv: Sequence[str], folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _clean_environment() -> Iterator[None]:
+def clean_environment() -> Iterator[None]:
+    """Hide what a shell inside of a job, or a rank, has in its environment."""
     before = dict(os.environ)
     for name in before:
         if (name.startswith(_STALE) and name != "SLURM_CONF") or name in _RANKS:

@@ -1,4 +1,4 @@
-"""SLURM's words for why a job waits, in plain ones."""
+"""SLURM's words for why a job waits, or did not even start, in plain ones."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ _WORDS = {
     "JobHeldUser": "it is held (scontrol release)",
     "JobHeldAdmin": "an administrator holds it",
     "JobArrayTaskLimit": "as many tasks of its array run as may",
+    "JobLaunchFailure": "the node could not start it: it may not see the output folder",
 }
 
 
