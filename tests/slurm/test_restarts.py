@@ -110,6 +110,22 @@ def test_time_limit(cluster: Any, undisturbed: Rows, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_time_limit_without_a_signal_before(cluster: Any, undisturbed: Rows, tmp_path: Path) -> None:
+    """The limit's own SIGTERM leaves five seconds here, which are enough."""
+    run = tmp_path / "run"
+    job = cluster.pretrain(run, hours=2 / 60, sbatch=("signal=23@1",))  # one that does nothing
+    halted = cluster.at_checkpoint(run)
+    while cluster.shown(job)["JobState"] == "RUNNING":
+        for pid in halted:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.2)
+    cluster.go_on(halted)
+    cluster.good(job, run, 500)
+    assert cluster.rows(run) == undisturbed
+    assert cluster.starts(run)[1]["job"]["reason"] == "the time limit of 00:02:00"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("brings_back", [True, False], ids=["comes back", "stays away"])
 def test_slurmd_is_killed(cluster: Any, undisturbed: Rows, tmp_path: Path, brings_back: bool) -> None:
     """The run goes on without it; if it stays away SLURM gives the node up and starts the job on the other one."""

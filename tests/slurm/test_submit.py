@@ -118,9 +118,10 @@ def test_an_unknown_partition(cluster: Any, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_sbatch_refuses(cluster: Any, tmp_path: Path) -> None:
+def test_what_sbatch_refuses(cluster: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"^sbatch refuses the job \(.+\): see --launch.dry-run\.$"):
         cluster.submit(VERSION, tmp_path, gpus=3)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_job_that_would_wait_forever(cluster: Any, tmp_path: Path) -> None:

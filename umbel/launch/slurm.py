@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -79,8 +80,10 @@ def _submit(
     # An array is one script; its tasks' progress is what lies in the common folder.
     out = output(argvs[0], folder) if len(argvs) == 1 else folder.resolve()
     made = executor(launch, folder=place, out=out, code=code.folder, name=name, after=after, at_once=at_once)
+    alone = len(argvs) == 1
+    quiet = contextlib.redirect_stderr(io.StringIO())  # submitit repeats there what sbatch says
     try:
-        with clean_environment(), made.batch() if len(argvs) > 1 else contextlib.nullcontext():
+        with clean_environment(), quiet, contextlib.nullcontext() if alone else made.batch():
             jobs = [made.submit(Job(argv=tuple(argv))) for argv in argvs]
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"sbatch refuses the job ({_first_line(error)}): see --launch.dry-run.") from error
