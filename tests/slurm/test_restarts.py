@@ -111,7 +111,7 @@ def test_time_limit(cluster: Any, undisturbed: Rows, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_time_limit_without_a_signal_before(cluster: Any, undisturbed: Rows, tmp_path: Path) -> None:
-    """The limit's own SIGTERM leaves five seconds here, which are enough."""
+    """The SIGTERM of the limit itself leaves half a minute (KillWait)."""
     run = tmp_path / "run"
     job = cluster.pretrain(run, hours=2 / 60, sbatch=("signal=23@1",))  # one that does nothing
     halted = cluster.at_checkpoint(run)
