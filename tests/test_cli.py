@@ -96,6 +96,7 @@ OPTIONS = {
     "report": """
         --out --data""",
     "export": "--out --force --no-force",
+    "pipeline": "--out --data --seed --device --dry-run --no-dry-run --force --no-force",
     "doctor": "--json --no-json",
 }
 every_command = pytest.mark.parametrize("name", OPTIONS)

@@ -65,6 +65,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "report": ("umbel.evaluation.report:run", "Write what a run learned and cost as one HTML file"),
     "export": ("umbel.backbones.export:run", "Export a run's backbone as a folder that timm loads"),
+    "pipeline": (
+        "umbel.pipeline_command:run",
+        "Run a recipe of steps from photographs to a report, each one a command of its own",
+    ),
     "doctor": ("umbel.doctor:run", "Say what this machine has and what Umbel will use of it"),
 }
 
