@@ -97,6 +97,8 @@ OPTIONS = {
         --out --data""",
     "export": "--out --force --no-force",
     "pipeline": "--out --data --seed --device --dry-run --no-dry-run --force --no-force",
+    "sweep": "--over --data --out --seeds --probe --device --dry-run --no-dry-run --force --no-force",
+    "jobs": "--json --no-json",
     "doctor": "--json --no-json",
 }
 every_command = pytest.mark.parametrize("name", OPTIONS)

@@ -69,6 +69,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "umbel.pipeline_command:run",
         "Run a recipe of steps from photographs to a report, each one a command of its own",
     ),
+    "sweep": ("umbel.sweep_command:run", "Pretrain once for each combination of a recipe's values, and compare"),
+    "jobs": ("umbel.jobs_command:run", "List the runs below folders: state, reason, step, time left, loss"),
     "doctor": ("umbel.doctor:run", "Say what this machine has and what Umbel will use of it"),
 }
 

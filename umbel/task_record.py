@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -140,3 +141,15 @@ def _lock(folder: Path) -> filelock.BaseFileLock:
     except filelock.Timeout as error:
         raise UserError(f"{folder} is in use by another process: wait for it, or choose another --out.") from error
     return lock
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process works in the folder of a lock; asked without taking it from one that begins."""
+    if not lock.is_file():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
