@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.umbel-installed
 
-.PHONY: demo test test-slow lint bench install clean
+.PHONY: demo test test-slow test-slurm lint bench install clean
 
 install: $(STAMP)
 
@@ -22,6 +22,14 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# A real cluster on this machine (Debian, root); SLURM_TESTS="slurm" runs the slow ones too.
+SLURM_FOLDER ?= /tmp/umbel-slurm
+SLURM_TESTS ?= slurm and not slow
+test-slurm: $(STAMP)
+	tests/slurm/start_slurm.sh $(SLURM_FOLDER)
+	UMBEL_SLURM=$(SLURM_FOLDER) $(BIN)/python -m pytest -m '$(SLURM_TESTS)' tests/slurm; code=$$?; \
+	tests/slurm/stop_slurm.sh $(SLURM_FOLDER); exit $$code
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

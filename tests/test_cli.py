@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from umbel import __version__, cli
+from umbel.launch.launch_config import LaunchConfig
 from umbel.run import Stopped, TrainingError, UserError
 
 PRETRAIN = """
@@ -49,6 +50,12 @@ VOTES = """
     --authors --machine-votes --machine-scores --repeated --ties --seed
     --machine.mode --machine.weight --machine.threshold --machine.any-weight --machine.no-any-weight
     --plantnet.theta-conf --plantnet.theta-acc --plantnet.alpha --plantnet.beta --plantnet.gamma --plantnet.rounds
+"""
+LAUNCH = """
+    --launch.where --launch.nodes --launch.gpus --launch.processes --launch.cpus --launch.memory --launch.hours
+    --launch.partition --launch.account --launch.qos --launch.constraint --launch.exclude --launch.comment
+    --launch.signal-delay --launch.setup --launch.prefix --launch.python --launch.sbatch --launch.site
+    --launch.dry-run --launch.no-dry-run --launch.requeues --launch.snapshot --launch.no-snapshot
 """
 OPTIONS = {
     "shards make folder": "--split --test-share" + PHOTOGRAPHS,
@@ -101,6 +108,7 @@ OPTIONS = {
     "jobs": "--json --no-json",
     "doctor": "--json --no-json",
 }
+LONG = ("demo", "pretrain", "embed", "probe", "hash fit", "hash encode")
 every_command = pytest.mark.parametrize("name", OPTIONS)
 CHECKOUT = Path(__file__).parents[1]
 
@@ -150,7 +158,8 @@ def test_a_commands_options_are_these(name: str, umbel: Callable[..., Any]) -> N
     assert (code, err) == (0, "")
     listed = [line for line in plain(out).splitlines() if re.match(r"\W{0,2}(-h, )?--", line)]
     found = {word for line in listed for word in re.findall(r"(?<![\w-])--[a-z][a-z.-]*", line)}
-    assert found - {"--help"} == set(OPTIONS[name].split())
+    launching = LAUNCH.split() if name in LONG else []
+    assert found - {"--help"} == {*OPTIONS[name].split(), *launching}
 
 
 @every_command
@@ -168,6 +177,14 @@ def test_the_list_of_commands(flags: list[str], umbel: Callable[..., Any]) -> No
     assert (code, err) == (0, "")
     for name, (_, words) in cli.COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(words)}$", out, re.MULTILINE)
+
+
+def test_long_commands_say_how_they_are_launched(umbel: Callable[..., Any]) -> None:
+    assert tuple(cli.LONG) == tuple(name for name in OPTIONS if name in LONG)
+    text = shown(umbel("hash", "encode", "--help").out)
+    for words in words_of_help(LaunchConfig).values():
+        assert " ".join(words.split()).rstrip(".") in text
+    assert "--launch." not in umbel("hash", "search", "--help").out
 
 
 def test_the_list_of_commands_needs_no_heavy_library() -> None:

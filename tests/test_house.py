@@ -57,7 +57,8 @@ def test_rooms_open_only_their_own_doors() -> None:
 
 def test_what_stands_beside_the_rooms_imports_none_of_them() -> None:
     alone = ("run", "config", "run_folder", "machine", "doctor", "coding_rate", "random_stream", "ranks")
-    for name in (*alone, "image_statistics", "rank_notes", "rank_verdict", "rank_watch"):
+    watching = ("rank_notes", "rank_verdict", "rank_watch")
+    for name in (*alone, *watching, "image_statistics", "source_code", "surroundings"):
         assert not rooms_of(imports(PACKAGE / f"{name}.py")), name
 
 

@@ -74,6 +74,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("umbel.doctor:run", "Say what this machine has and what Umbel will use of it"),
 }
 
+# Commands that take --launch, and whether their --out is a folder that they continue, where a job's logs may lie; the
+# others' logs lie beside it.
+LONG = {"demo": False, "pretrain": True, "embed": False, "probe": False, "hash fit": False, "hash encode": False}
+# Of them, those that share their work among processes.
+MANY = ("pretrain", "embed")
+
 # What files and disks refuse, wherever it happens: the message names the file.
 _USER_ERRNO = {
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT,
@@ -135,11 +141,27 @@ def _run(arguments: Sequence[str] | None) -> int:
     name, rest = found
     target, help_line = COMMANDS[name]
     try:
+        words: list[str] = []
+        if name in LONG:
+            from umbel.launch import launch_arguments, recognize
+
+            recognize.recognize()
+            rest, words = launch_arguments.cut(rest)
         module_name, function_name = target.split(":")
         function = getattr(importlib.import_module(module_name), function_name)
         from umbel import config
 
-        function(config.parse(typing.get_type_hints(function)["config"], rest, prog=f"umbel {name}", help=help_line))
+        try:
+            asked = config.parse(typing.get_type_hints(function)["config"], rest, prog=f"umbel {name}", help=help_line)
+        except SystemExit:  # the help is printed
+            if name in LONG:
+                print(launch_arguments.help_text())
+            raise
+        if words and (launch := launch_arguments.parse(words, f"umbel {name}")).where != "here":
+            from umbel.launch.dispatch import dispatch
+
+            return dispatch(name, rest, launch, many=name in MANY, own_folder=LONG[name])
+        function(asked)
     except UmbelError as error:
         if rank() == 0 or not error.everywhere:
             print(f"umbel: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import platform
 import shutil
+import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,8 @@ from umbel.machine import (
 from umbel.run import processors
 from umbel.run_folder import LIBRARIES
 
+SLURM_SECONDS = 10
+"""In which a cluster must answer."""
 EXTRAS = {
     "search": "faiss",
     "lora": "peft",
@@ -70,9 +73,24 @@ def examine() -> dict[str, Any]:
         "disk here": f"{shutil.disk_usage(Path.cwd()).free / GIB:.0f} GiB free",
         "data workers": f"{workers.value}: {workers.reason}",
         "matrix products": f"{matmul_rate(device.value, precision.value) / 1e9:,.0f} GFLOP/s in {precision.value}",
-        "SLURM": "sbatch is here" if shutil.which("sbatch") else "no sbatch here",
+        "SLURM": slurm(),
     }
     for extra, module in EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
         facts[f"extra {extra}"] = "installed" if found else f"not installed: pip install 'umbel[{extra}]'"
     return facts
+
+
+def slurm() -> str:
+    """The cluster's version and partitions as sinfo tells them, or why there are none."""
+    if not shutil.which("sbatch"):
+        return "no sbatch here"
+    try:
+        command = ["sinfo", "-a", "-h", "-o", "%R %D nodes %G %l"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SLURM_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"sbatch is here, but SLURM does not answer ({error})"
+    if done.returncode:
+        return f"sbatch is here, but SLURM does not answer ({done.stderr.strip().splitlines()[0]})"
+    rows = [" ".join(row.replace("(null)", "no GPUs").split()) for row in done.stdout.splitlines()]
+    return f"partitions {'; '.join(rows)}"

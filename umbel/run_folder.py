@@ -17,9 +17,11 @@ from typing import IO, Any
 
 from umbel import __version__, config
 from umbel.run import UserError, move_aside, rank, read_json, write_atomic
+from umbel.source_code import source_code
+from umbel.surroundings import surroundings
 
-# What a start leaves behind that ended before it began anything.
-_NO_RUN = (".lock", "ranks")
+# What a start leaves behind that ended before it began anything, or a job that has not started yet.
+_NO_RUN = (".lock", "ranks", "launch")
 LIBRARIES = ("torch", "torchvision", "timm", "kornia", "webdataset", "accelerate", "numpy")
 
 
@@ -116,7 +118,7 @@ class RunFolder:
         return read_json(file, "the run's record") if file.exists() else {"format": 1, "lasting": {}, "starts": []}
 
     def note_start(self, step: int, *, now: Mapping[str, Any] | None = None, **facts: Any) -> None:
-        """Add this start to run.json: when, from which step, with which command and libraries.
+        """Add this start to run.json: when, where, from which step, with which command, code and libraries.
 
         Facts that a run keeps for life (`data`) must be the same at every start.
 
@@ -133,9 +135,13 @@ class RunFolder:
             raise UserError(f"{self.path} was begun on other data: give that, or choose another --out.")
         told["lasting"] |= facts
         libraries = {name: version(name) for name in LIBRARIES}
+        code = source_code()
+        if code.diff:
+            write_atomic(self.path / f"code-{code.diff_hash}.diff", code.diff)
         told["starts"].append(
             {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": step, "command": sys.argv, "umbel": __version__}
             | {"python": platform.python_version(), "system": platform.platform(), "libraries": libraries}
+            | surroundings(code)
             | dict(now or {})
         )
         write_atomic(file, json.dumps(told, indent=1) + "\n")
