@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +10,16 @@ from typing import Annotated, Any
 import tyro
 
 from umbel.data.index import find_shards
+from umbel.launch.launch_config import LaunchConfig
 from umbel.machine import DeviceChoice
 from umbel.pipeline_recipe import Asked, read_pipeline, read_sections
 from umbel.pipeline_steps import Places
-from umbel.run import duration, refuse_within, say, write_atomic
-from umbel.task import Task
+from umbel.run import EXIT_TRAINING_FAILED, duration, refuse_within, say, write_atomic
+from umbel.task import Task, TaskFailed, state_in_words
+from umbel.task_launch import HERE, list_commands, with_launch
 from umbel.task_record import TaskRecord
 from umbel.tasks_here import run_here
+from umbel.tasks_slurm import follow, send
 
 RECORD = "pipeline.json"
 
@@ -36,6 +38,8 @@ class PipelineConfig:
     """Seed of every step."""
     device: DeviceChoice = "auto"
     """cpu, cuda, or auto: cuda where it is there."""
+    wait: bool = False
+    """With --launch slurm: stay until all jobs have ended, and tell as they do."""
     dry_run: bool = False
     """List the steps' commands and run nothing."""
     force: bool = False
@@ -46,8 +50,8 @@ class PipelineConfig:
             raise ValueError(f"seed must not be negative, not {self.seed}")
 
 
-def run(config: PipelineConfig) -> None:
-    """Run the steps that are not done yet, one after the other, and say where the report is.
+def run(config: PipelineConfig, launch: LaunchConfig = HERE) -> None:
+    """Run the steps that are not done yet, one after the other, or send them as jobs that depend on one another.
 
     Raises:
         UserError: a recipe that cannot be run, or `out` holds something else.
@@ -59,12 +63,21 @@ def run(config: PipelineConfig) -> None:
     )
     if config.data is not None and Path(config.data).is_dir() and not find_shards(config.data):
         refuse_within(config.out, config.data)
-    if config.dry_run:
-        for task in tasks:
-            say(f"{task.name}: umbel {shlex.join(task.words)}")
+    if launch.where == "local":
+        tasks = [with_launch(task, launch) for task in tasks]
+    if config.dry_run or launch.dry_run:
+        list_commands(tasks, launch)
         return
     places = Places(run=config.out / "run")
     with open_record(config, tasks) as record:
+        if launch.where == "slurm":
+            send(tasks, record, launch)
+            if config.wait:
+                follow(tasks, record, lambda task: say(f"-- {task.name}: {state_in_words(record.rows[task.name])}"))
+                fail_if_any_did(record)
+            else:
+                say(f"`umbel jobs {config.out}` tells how far they are; the same command sends again what failed.")
+            return
 
         def before(task: Task) -> None:
             if task.name == "report":
@@ -74,6 +87,18 @@ def run(config: PipelineConfig) -> None:
         seconds = sum(row["seconds"] for row in record.rows.values())
     told = f"; the report:\n{places.report}" if "report" in record.rows else "."
     say(f"everything took {duration(seconds)}{told}")
+
+
+def fail_if_any_did(record: TaskRecord) -> None:
+    """Name what failed and what was canceled for it.
+
+    Raises:
+        TaskFailed: a step did not end well.
+    """
+    bad = {name: row for name, row in record.rows.items() if row["state"] != "done"}
+    if bad:
+        told = "; ".join(f"{name} {state_in_words(row)}" for name, row in bad.items())
+        raise TaskFailed(f"not all steps are done: {told}", EXIT_TRAINING_FAILED)
 
 
 def open_record(config: PipelineConfig, tasks: list[Task]) -> TaskRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,16 @@ import tyro
 
 from umbel import config as recipes
 from umbel.data.index import find_shards
+from umbel.launch.launch_config import LaunchConfig
 from umbel.machine import DeviceChoice
 from umbel.run import EXIT_TRAINING_FAILED, UserError, say
 from umbel.sweep_grid import Grid, Run, read_grid, tasks
 from umbel.sweep_results import lines, read_rows, seed_table, write_results
 from umbel.task import Task, TaskFailed
+from umbel.task_launch import HERE, list_commands, with_launch
 from umbel.task_record import TaskRecord
 from umbel.tasks_here import run_here
+from umbel.tasks_slurm import follow, send_array
 from umbel.text_table import aligned
 
 RECORD = "sweep.json"
@@ -43,6 +45,10 @@ class SweepConfig:
     """Labeled shards for few-shot accuracy during each run (probe.data of the recipe)."""
     device: DeviceChoice = "auto"
     """cpu, cuda, or auto: cuda where it is there."""
+    at_once: int = 0
+    """Runs at the same time at most (slurm); 0: as many as the cluster takes."""
+    wait: bool = False
+    """With --launch slurm: stay until all runs have ended, and tell as they do."""
     dry_run: bool = False
     """List the runs' commands and run nothing."""
     force: bool = False
@@ -52,6 +58,8 @@ class SweepConfig:
         parts = self.seeds.split(",") if self.seeds else []
         if not all(part.strip().isdecimal() for part in parts):
             raise ValueError(f"seeds must be numbers from 0 with commas between, not {self.seeds}")
+        if self.at_once < 0:
+            raise ValueError(f"at_once must not be negative, not {self.at_once}")
 
     @property
     def grid(self) -> Grid:
@@ -67,8 +75,8 @@ class SweepConfig:
         )
 
 
-def run(config: SweepConfig) -> None:
-    """Run what is not done yet and tell what was found.
+def run(config: SweepConfig, launch: LaunchConfig = HERE) -> None:
+    """Run what is not done yet, one after the other or as one array of jobs, and tell what was found.
 
     Raises:
         UserError: an unknown key, a wrong value, no data, or `out` holds something else.
@@ -83,9 +91,10 @@ def run(config: SweepConfig) -> None:
             f"--data {config.data} holds no shards, and each run would make its own: make them once with "
             "`umbel shards make folder`."
         )
-    if config.dry_run:
-        for task in commands:
-            say(f"{task.name}: umbel {shlex.join(task.words)}")
+    if launch.where == "local":
+        commands = [with_launch(task, launch) for task in commands]
+    if config.dry_run or launch.dry_run:
+        list_commands(commands, launch)
         return
     with open_record(config, commands) as record:
 
@@ -95,7 +104,12 @@ def run(config: SweepConfig) -> None:
 
         say(f"{len(runs)} runs; results: {config.out / 'results.md'}")
         tell(config, runs, record)
-        run_here(commands, record, go_on=True, after=after)
+        if launch.where == "slurm":
+            send_array(commands, record, launch, folder=config.out, name="sweep", at_once=config.at_once or None)
+            if config.wait:
+                follow(commands, record, after)
+        else:
+            run_here(commands, record, go_on=True, after=after)
         finish(config, runs, record)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from umbel.run import UmbelError
 
@@ -45,3 +45,8 @@ def dependents(tasks: Iterable[Task], name: str) -> list[str]:
         if found & set(task.needs):
             found.add(task.name)
     return [task.name for task in tasks if task.name in found and task.name != name]
+
+
+def state_in_words(row: Mapping[str, Any]) -> str:
+    """A row's state, and why."""
+    return f"{row['state']}: {row['why']}" if row.get("why") else str(row["state"])
