@@ -183,6 +183,19 @@ def test_another_recipe_does_not_take_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out.old-1" / "mark").exists()
 
 
+def test_what_is_done_must_have_been_done_by_the_same_command(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    tasks = chain(folder)[:2]
+    with open_record(tasks) as record:
+        record.update("a", state="done")
+    other = ("votes", "simulate", "--users", "6")
+    with open_record(chain(folder, b=other)[:2]) as record:  # b may still be mended
+        assert record.rows["b"]["words"] == list(other)
+        assert record.states() == {"a": "done", "b": "pending"}
+    with pytest.raises(UserError, match=r"a was done by another command: .*--users 5.* there, --users 6 now"):
+        open_record(chain(folder, a=other)[:2])
+
+
 def test_strangers_in_a_folder_stay(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()

@@ -12,7 +12,7 @@ import tyro
 from umbel.data.index import find_shards
 from umbel.launch.launch_config import LaunchConfig
 from umbel.machine import DeviceChoice
-from umbel.pipeline_recipe import Asked, read_pipeline, read_sections
+from umbel.pipeline_recipe import Asked, read_pipeline
 from umbel.pipeline_steps import Places
 from umbel.run import EXIT_TRAINING_FAILED, duration, refuse_within, say, write_atomic
 from umbel.task import Task, TaskFailed, state_in_words
@@ -103,12 +103,9 @@ def fail_if_any_did(record: TaskRecord) -> None:
 
 def open_record(config: PipelineConfig, tasks: list[Task]) -> TaskRecord:
     """Begin pipeline.json, or go on with it; raises as `TaskRecord.open`."""
-    asked: dict[str, Any] = {"command": "pipeline", "recipe": config.recipe, "sections": read_sections(config.recipe)}
-    asked |= {"data": config.data, "seed": config.seed}
-    # A recipe is known by its content, and data may have moved: the steps know theirs by its fingerprint.
-    return TaskRecord.open(
-        config.out / RECORD, tasks, asked, ignore=("recipe", "data"), data=config.data, force=config.force
-    )
+    asked: dict[str, Any] = {"command": "pipeline", "recipe": config.recipe}
+    # A recipe may be mended for the steps that are not done; those that are stay the same by their commands.
+    return TaskRecord.open(config.out / RECORD, tasks, asked, ignore=("recipe",), data=config.data, force=config.force)
 
 
 def write_costs(file: Path, record: TaskRecord) -> None:

@@ -53,7 +53,7 @@ class TaskRecord:
         """Begin a record, or go on with the one that was begun with the same settings.
 
         Args:
-            asked: the settings: `command`, and what else must be the same.
+            asked: `command`, and what else must be the same; so must the words of what is done.
             ignore: names of settings that may differ.
             data: what is read, which must not be moved aside.
             force: move a folder that holds something else aside.
@@ -62,7 +62,8 @@ class TaskRecord:
             UserError: the folder holds something else, or another process works in it.
         """
         folder = file.parent
-        difference = _difference(file, asked, ignore)
+        tasks = list(tasks)
+        difference = _difference(file, tasks, asked, ignore)
         if difference and not force:
             raise UserError(f"{folder} {difference}: choose another --out, or --force to move it aside.")
         if difference:
@@ -112,7 +113,7 @@ def read_tasks(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _difference(file: Path, asked: Mapping[str, Any], ignore: Sequence[str]) -> str | None:
+def _difference(file: Path, tasks: Sequence[Task], asked: Mapping[str, Any], ignore: Sequence[str]) -> str | None:
     """Why the folder of `file` cannot be gone on with, or None."""
     folder = file.parent
     if not folder.exists():
@@ -126,7 +127,27 @@ def _difference(file: Path, asked: Mapping[str, Any], ignore: Sequence[str]) -> 
         key: value for key, value in read_json(file, "the tasks' record").items() if key not in ("format", "tasks")
     }
     found = first_difference(there, dict(asked), ignore)
-    return f"holds another {asked['command']} ({found})" if found else None
+    if found:
+        return f"holds another {asked['command']} ({found})"
+    rows = {row["name"]: row for row in read_tasks(file)}
+    for task in tasks:
+        # What is not done yet may be mended.
+        if task.name in rows and rows[task.name]["state"] == "done":
+            before, now = list(rows[task.name].get("words", ())), list(task.words)
+            if before != now:
+                told = f"{_only(before, now)} there, {_only(now, before)} now"
+                return f"holds another {asked['command']} ({task.name} was done by another command: {told})"
+    return None
+
+
+def _only(words: Sequence[str], others: Sequence[str]) -> str:
+    """The words that stand in one command alone, each flag before its value."""
+    found = [
+        f"{words[place - 1]} {word}" if place and words[place - 1].startswith("--") else word
+        for place, word in enumerate(words)
+        if word not in others
+    ]
+    return " ".join(found) or "nothing"
 
 
 def _lock(folder: Path) -> filelock.BaseFileLock:
