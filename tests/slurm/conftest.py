@@ -83,6 +83,12 @@ class Cluster:
         self.sent.append(job)
         return job
 
+    def submit_after(self, words: list[str], folder: Path, before: list[str]) -> str:
+        """Submit a command that runs once others have ended well."""
+        asked = LaunchConfig(where="slurm", hours=0.2)
+        self.sent.append(submit(words, asked, folder=folder, name="after", after=before))
+        return self.sent[-1]
+
     def state(self, job: str) -> JobState:
         return states([job])[job]
 
@@ -124,12 +130,6 @@ class Cluster:
 
     def wait_until(self, what: Callable[[], Any]) -> None:
         wait_for(what)
-
-    def pending_signal(self, pid: int, number: signal.Signals) -> bool:
-        """Whether a halted process has a signal waiting for it."""
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        waiting = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
-        return any(mask >> (number - 1) & 1 for mask in waiting)
 
     def go_on(self, processes: list[int]) -> None:
         """Let halted processes go on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import signal
 import sys
@@ -25,15 +26,16 @@ class Job:
             SystemExit: always.
         """
         # In place of submitit's handlers, which would put the job back in the queue from here, unsaved. A command that
-        # saves at a signal sets its own for that time.
+        # saves at a signal sets its own for that time. Processes that are forked inherit these and let signals pass.
+        own = os.getpid()
+
+        def leave(number: int, _: FrameType | None) -> None:
+            if os.getpid() == own:
+                print(f"umbel: {signal.Signals(number).name}: to be started again.", file=sys.stderr, flush=True)
+                raise SystemExit(EXIT_REQUEUE)
+
         for number in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(number, _leave)
+            signal.signal(number, leave)
         sys.argv = ["umbel", *self.argv]
         # Nothing imports the command: it is started as every launcher does it.
         runpy.run_module("umbel", run_name="__main__", alter_sys=True)
-
-
-def _leave(number: int, _: FrameType | None) -> None:
-    """Nothing needs saving, or what does is saved as it is made: to be started again."""
-    print(f"umbel: {signal.Signals(number).name}: started again later.", file=sys.stderr, flush=True)
-    raise SystemExit(EXIT_REQUEUE)

@@ -52,10 +52,9 @@ def cut(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             own.append(word)
             continue
         # `--launch WHERE`: the group's own value.
-        launching.append(f"{FLAG}.where" if name == FLAG else name)
-        if equals:
-            launching.append(value)
-        elif not _is_switch(name):
+        flag = f"{FLAG}.where" if name == FLAG else name
+        launching.append(f"{flag}{equals}{value}")
+        if not equals and not _is_switch(name):
             following = next(words, None)
             if following is None or following.startswith("--"):
                 raise UserError(f"{name} needs a value.")

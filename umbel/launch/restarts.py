@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,16 @@ class Restarts:
         with self.file.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def begin(self, restart: int, out: Path, nodes: str, requeues: int) -> str | None:
+    def begin(
+        self, restart: int, out: Path, nodes: str, requeues: int, why: Callable[[], str] = lambda: WITHOUT_A_WORD
+    ) -> str | None:
         """Note a start and return why it is one more, or None for the first.
+
+        Args:
+            restart: SLURM's count; 0 for the first start.
+            out: what the command writes, which shows its progress.
+            requeues: starts in a row that may bring nothing new after a first such one.
+            why: is asked where the last start could note no end.
 
         Raises:
             NoProgressError: the last starts brought nothing new.
@@ -35,7 +44,7 @@ class Restarts:
             self.file.unlink(missing_ok=True)  # of a cluster that began to count anew
         rows, now = self.rows, progress(out)
         ends = [row["reason"] for row in rows[-1:] if row["event"] == "end"]
-        reason = None if restart == 0 else next(iter(ends), WITHOUT_A_WORD)
+        reason = None if restart == 0 else next(iter(ends), None) or why()
         in_vain = 0
         for row in reversed([row for row in rows if row["event"] == "start"]):
             if row["progress"] != now:
@@ -50,7 +59,7 @@ class Restarts:
         return reason
 
 
-WITHOUT_A_WORD = "SLURM ended it at once: a node failed, or it was preempted or requeued without time to save"
+WITHOUT_A_WORD = "SLURM ended it at once and does not say why"
 
 
 class NoProgressError(Exception):
