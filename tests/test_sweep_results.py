@@ -60,6 +60,12 @@ def test_mean_and_spread_are_over_seeds_that_are_done(runs: list[Run]) -> None:
     assert second["accuracy"] is None
 
 
+def test_a_run_that_is_not_done_does_not_count(runs: list[Run]) -> None:
+    still = states(runs) | {runs[1].name: {"state": "running", "why": None}}
+    first, _ = groups(read_rows(runs, still))
+    assert (first["runs"], first["loss"]) == (1, {"mean": -1.0, "spread": None})
+
+
 def test_a_result_of_the_probe_stands_over_the_one_while_training(runs: list[Run]) -> None:
     row = {"mean": 0.75, "interval": 0.01, "shots": 1}
     (runs[0].config.out / "probe.json").write_text(json.dumps({"format": 1, "rows": [row]}))

@@ -11,9 +11,11 @@ import pytest
 
 from umbel.launch.job_state import JobState
 from umbel.launch.launch_config import LaunchConfig
+from umbel.run import UserError
 from umbel.task import Task
 from umbel.task_launch import with_launch
-from umbel.tasks_slurm import newest_job, one_process, said_last, settle
+from umbel.task_record import TaskRecord
+from umbel.tasks_slurm import newest_job, one_process, refuse_sent, said_last, settle
 
 ROW = {"job": "7", "needs": ["a", "b"]}
 ROWS = {"a": {"state": "done"}, "b": {"state": "failed"}, "c": {"state": "canceled"}}
@@ -91,3 +93,23 @@ def test_without_a_cluster_that_is_said(refused: Any, monkeypatch: pytest.Monkey
     out = tmp_path / "out"
     said = refused("pipeline", "pipeline/plants", "--out", out, "--launch", "slurm")
     assert "there is no SLURM here" in said
+
+
+def test_what_waits_as_a_job_is_not_run_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A squeue of our own stands for the cluster."""
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    row = f"{'7':<64}{'PENDING':<24}{'Resources':<96}{'0':<16}"
+    squeue.write_text(f"#!/bin/sh\necho '{row}'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    task = Task(name="x", words=("doctor",), result=tmp_path, log=tmp_path / "log", folder=tmp_path / "x")
+    file = tmp_path / "out" / "pipeline.json"
+    with TaskRecord.open(file, [task], {"command": "pipeline"}, ignore=(), data=None, force=False) as record:
+        refuse_sent([task], record)
+        record.update("x", state="pending", job="7")
+        with pytest.raises(UserError, match=r"x still wait or run as SLURM jobs \(7\)"):
+            refuse_sent([task], record)
+        squeue.write_text(f"#!/bin/sh\necho '{row.replace('PENDING', 'FAILED ')}'\n")
+        refuse_sent([task], record)
+        assert record.states() == {"x": "failed"}

@@ -19,7 +19,7 @@ from umbel.task import Task, TaskFailed, state_in_words
 from umbel.task_launch import HERE, list_commands, with_launch
 from umbel.task_record import TaskRecord
 from umbel.tasks_here import run_here
-from umbel.tasks_slurm import follow, send
+from umbel.tasks_slurm import follow, refuse_sent, send
 
 RECORD = "pipeline.json"
 
@@ -79,6 +79,8 @@ def run(config: PipelineConfig, launch: LaunchConfig = HERE) -> None:
                 say(f"`umbel jobs {config.out}` tells how far they are; the same command sends again what failed.")
             return
 
+        refuse_sent(tasks, record)
+
         def before(task: Task) -> None:
             if task.name == "report":
                 write_costs(places.run / "steps.json", record)
@@ -98,7 +100,7 @@ def fail_if_any_did(record: TaskRecord) -> None:
     bad = {name: row for name, row in record.rows.items() if row["state"] != "done"}
     if bad:
         told = "; ".join(f"{name} {state_in_words(row)}" for name, row in bad.items())
-        raise TaskFailed(f"not all steps are done: {told}", EXIT_TRAINING_FAILED)
+        raise TaskFailed(f"not all steps are done: {told}.", EXIT_TRAINING_FAILED)
 
 
 def open_record(config: PipelineConfig, tasks: list[Task]) -> TaskRecord:

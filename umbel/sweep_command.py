@@ -20,7 +20,7 @@ from umbel.task import Task, TaskFailed
 from umbel.task_launch import HERE, list_commands, with_launch
 from umbel.task_record import TaskRecord
 from umbel.tasks_here import run_here
-from umbel.tasks_slurm import follow, send_array
+from umbel.tasks_slurm import follow, refuse_sent, send_array
 from umbel.text_table import aligned
 
 RECORD = "sweep.json"
@@ -109,6 +109,7 @@ def run(config: SweepConfig, launch: LaunchConfig = HERE) -> None:
             if config.wait:
                 follow(commands, record, after)
         else:
+            refuse_sent(commands, record)
             run_here(commands, record, go_on=True, after=after)
         finish(config, runs, record)
 
@@ -138,7 +139,7 @@ def finish(config: SweepConfig, runs: Sequence[Run], record: TaskRecord) -> None
     """
     rows = tell(config, runs, record)
     say("\n".join(lines(rows)))
-    if config.seeds:
+    if config.seeds and any(row.state == "done" for row in rows):
         headings, cells = seed_table(rows)
         say("mean over seeds, ± the sample standard deviation:")
         say("\n".join(aligned([headings, *cells], right=(1, 2, 3))))

@@ -48,5 +48,5 @@ def dependents(tasks: Iterable[Task], name: str) -> list[str]:
 
 
 def state_in_words(row: Mapping[str, Any]) -> str:
-    """A row's state, and why."""
-    return f"{row['state']}: {row['why']}" if row.get("why") else str(row["state"])
+    """A row's state, and why; without a full stop."""
+    return f"{row['state']}: {row['why'].rstrip('.')}" if row.get("why") else str(row["state"])

@@ -20,7 +20,7 @@ from typing import IO
 import psutil
 
 from umbel.run import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_TRAINING_FAILED, Stopped, duration, say
-from umbel.task import Task, TaskFailed, dependents
+from umbel.task import Task, TaskFailed, dependents, state_in_words
 from umbel.task_record import TaskRecord
 
 STOPPED = {EXIT_INTERRUPTED, EXIT_REQUEUE, -signal.SIGINT, -signal.SIGTERM}
@@ -70,7 +70,7 @@ def run_here(
                     record.update(name, state="canceled", why=f"{task.name} failed")
                 if not go_on:
                     code = row["exit_code"] if row["exit_code"] > 0 else EXIT_TRAINING_FAILED
-                    raise TaskFailed(f"{task.name} failed: {row['why']} (all that it said: {task.log})", code)
+                    raise TaskFailed(f"{task.name} {state_in_words(row)} (all that it said: {task.log}).", code)
                 say(f"-- {task.name} failed: {row['why']}")
 
 
@@ -96,7 +96,7 @@ def _run(task: Task, record: TaskRecord, signals: _Signals) -> None:
     task.log.parent.mkdir(parents=True, exist_ok=True)
     _wait_for_orphan(task)
     say(f"-- {task.name}: umbel {shlex.join(task.words)}")
-    record.begin(task.name)
+    record.begin(task.name, job=None)
     before = float(record.rows[task.name]["seconds"])
     with task.log.open("ab") as log, task.log.open("rb") as reading:
         reading.seek(0, os.SEEK_END)

@@ -13,7 +13,7 @@ from umbel.launch.job_state import UNKNOWN, JobState, states
 from umbel.launch.launch_config import LaunchConfig
 from umbel.launch.slurm import submit, submit_array
 from umbel.launch.waiting import NEVER, why_it_waits
-from umbel.run import say
+from umbel.run import UserError, say
 from umbel.task import Task
 from umbel.task_record import TaskRecord
 
@@ -107,6 +107,21 @@ def settle(
             why = why_it_waits(told.reason) if told.state == "PENDING" else "by scancel or an administrator"
         return facts | {"state": "canceled", "why": why}
     return facts | {"state": "failed", "why": said_last(str(row["job"]), places) or _in_words(told)}
+
+
+def refuse_sent(tasks: Sequence[Task], record: TaskRecord) -> None:
+    """Refuse to run here what still waits or runs as a job.
+
+    Raises:
+        UserError: there is such a job, or SLURM does not answer for one.
+    """
+    if not any(row.get("job") and row["state"] in ("pending", "running") for row in record.rows.values()):
+        return
+    refresh(tasks, record)
+    live = [row for row in record.rows.values() if row.get("job") and row["state"] in ("pending", "running")]
+    if live:
+        names, jobs = (", ".join(row[key] for row in live) for key in ("name", "job"))
+        raise UserError(f"{names} still wait or run as SLURM jobs ({jobs}): wait for them, or end them by scancel.")
 
 
 def is_settled(task: Task, record: TaskRecord) -> bool:
