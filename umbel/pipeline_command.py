@@ -39,7 +39,7 @@ class PipelineConfig:
     device: DeviceChoice = "auto"
     """cpu, cuda, or auto: cuda where it is there."""
     wait: bool = False
-    """With --launch slurm: stay until all jobs have ended, and tell as they do."""
+    """Stay until all jobs have ended, and tell as they do (slurm)."""
     dry_run: bool = False
     """List the steps' commands and run nothing."""
     force: bool = False

@@ -48,7 +48,7 @@ class SweepConfig:
     at_once: int = 0
     """Runs at the same time at most (slurm); 0: as many as the cluster takes."""
     wait: bool = False
-    """With --launch slurm: stay until all runs have ended, and tell as they do."""
+    """Stay until all runs have ended, and tell as they do (slurm)."""
     dry_run: bool = False
     """List the runs' commands and run nothing."""
     force: bool = False
