@@ -106,6 +106,11 @@ OPTIONS = {
     "import": "--heads --statistics --force --no-force",
     "export": "--out --force --no-force --to --data --int8 --no-int8 --per-class --workers",
     "predict": "--json --no-json",
+    "pipeline": "--out --data --seed --device --wait --no-wait --dry-run --no-dry-run --force --no-force",
+    "sweep": """
+        --over --data --out --seeds --probe --device --at-once --wait --no-wait --dry-run --no-dry-run --force
+        --no-force""",
+    "jobs": "--json --no-json",
     "doctor": "--json --no-json",
 }
 LONG = ("demo", "pretrain", "embed", "probe", "hash fit", "hash encode")
@@ -158,7 +163,7 @@ def test_a_commands_options_are_these(name: str, umbel: Callable[..., Any]) -> N
     assert (code, err) == (0, "")
     listed = [line for line in plain(out).splitlines() if re.match(r"\W{0,2}(-h, )?--", line)]
     found = {word for line in listed for word in re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*", line)}
-    launching = LAUNCH.split() if name in LONG else []
+    launching = LAUNCH.split() if name in (*LONG, *cli.SENDERS) else []
     assert found - {"--help"} == {*OPTIONS[name].split(), *launching}
 
 

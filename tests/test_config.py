@@ -192,7 +192,8 @@ def test_a_shipped_recipe_loads_and_says_what_to_expect(name: str) -> None:
 def test_shipped_recipes_are_all_listed() -> None:
     folder = Path(config.__file__).parent / "recipes"
     files = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
-    assert set(config.recipe_names()) == files
+    assert {*config.recipe_names(), *config.recipe_names("pipeline")} == files
+    assert set(config.recipe_names("pipeline")) == {"pipeline/folder", "pipeline/plants"}
     assert {"demo", "small-cpu", "vitb16", "vits16"} <= files
 
 

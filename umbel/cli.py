@@ -70,6 +70,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Export a run's backbone: a timm folder, DINOv2's names, ONNX, a bundle that names plants",
     ),
     "predict": ("umbel.evaluation.exporting.predict_command:run", "Name the plants in photographs with a bundle"),
+    "pipeline": (
+        "umbel.pipeline_command:run",
+        "Run a recipe of steps from photographs to a report, each one a command of its own",
+    ),
+    "sweep": ("umbel.sweep_command:run", "Pretrain once for each combination of a recipe's values, and compare"),
+    "jobs": ("umbel.jobs_command:run", "List the runs below folders: state, reason, step, time left, loss"),
     "doctor": ("umbel.doctor:run", "Say what this machine has and what Umbel will use of it"),
 }
 
@@ -78,6 +84,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 LONG = {"demo": False, "pretrain": True, "embed": False, "probe": False, "hash fit": False, "hash encode": False}
 # Of them, those that share their work among processes.
 MANY = ("pretrain", "embed")
+# Commands that send jobs of their own: their function takes the settings of launching beside its configuration.
+SENDERS = ("pipeline", "sweep")
 
 # What files and disks refuse, wherever it happens: the message names the file.
 _USER_ERRNO = {
@@ -141,10 +149,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     target, help_line = COMMANDS[name]
     try:
         words: list[str] = []
-        if name in LONG:
+        if name in LONG or name in SENDERS:
             from umbel.launch import launch_arguments, recognize
 
-            recognize.recognize()
+            if name in LONG:
+                recognize.recognize()
             rest, words = launch_arguments.cut(rest)
         module_name, function_name = target.split(":")
         function = getattr(importlib.import_module(module_name), function_name)
@@ -153,9 +162,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         try:
             asked = config.parse(typing.get_type_hints(function)["config"], rest, prog=f"umbel {name}", help=help_line)
         except SystemExit:  # the help is printed
-            if name in LONG:
+            if name in LONG or name in SENDERS:
                 print(launch_arguments.help_text())
             raise
+        if name in SENDERS:
+            function(asked, launch_arguments.parse(words, f"umbel {name}"))
+            return EXIT_DONE
         if words and (launch := launch_arguments.parse(words, f"umbel {name}")).where != "here":
             from umbel.launch.dispatch import dispatch
 

@@ -41,11 +41,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def recipe_names() -> list[str]:
-    """The recipes that come with Umbel, by name (`demo`, `paper/vitb16`, ...)."""
+def recipe_names(command: str = "pretrain") -> list[str]:
+    """The recipes of a command that come with Umbel, by name (`demo`, `paper/vitb16`, ...).
+
+    Recipes of pipelines stand in a folder of their own.
+    """
     root = importlib.resources.files("umbel") / "recipes"
     with importlib.resources.as_file(root) as folder:
-        return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+        names = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    return [name for name in names if name.startswith("pipeline/") == (command == "pipeline")]
 
 
 def read_recipe(name: str, command: str) -> dict[str, Any]:
@@ -62,12 +66,10 @@ def read_recipe(name: str, command: str) -> dict[str, Any]:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"recipe {name} is not text in UTF-8.") from error
-    elif name in recipe_names():
+    elif name in (known := recipe_names(command)):
         text = (importlib.resources.files("umbel") / "recipes" / f"{name}.yaml").read_text()
     else:
-        raise UserError(
-            f"recipe '{name}' is unknown{nearest(name, recipe_names())}; there are: {', '.join(recipe_names())}."
-        )
+        raise UserError(f"recipe '{name}' is unknown{nearest(name, known)}; there are: {', '.join(known)}.")
     try:
         # The loader derives from yaml.SafeLoader: plain data only.
         values = yaml.load(text, Loader=_UniqueKeyLoader)

@@ -24,6 +24,7 @@ from umbel.data.make import MakeFolderConfig, MakeSyntheticConfig, make_folder, 
 from umbel.evaluation import embed, probe, report
 from umbel.evaluation.hashing import encode_command, evaluate_command, fit_command
 from umbel.machine import DeviceChoice, choose_device
+from umbel.pipeline_steps import Places, first_settings
 from umbel.run import UserError, duration, move_aside, read_json, refuse_overlap, say, write_atomic
 from umbel.ssl import pretrain
 from umbel.ssl.pretrain_config import PretrainConfig
@@ -85,45 +86,22 @@ def run(config: DemoConfig) -> None:
         )
         steps.do("making shards", lambda: make_folder(photographs))
     steps.do("pretraining", lambda: pretrain.run(pretraining(config, shards, device)))
-    embeddings = folder / "embeddings"
-    embedding = embed.EmbedConfig(
-        backbone=str(folder), data=shards, out=embeddings, splits=LABELED_SPLITS, device=config.device
-    )
-    steps.do("embedding", lambda: embed.run(embedding))
-    probing = probe.ProbeConfig(
-        backbone=str(embeddings),
-        data=shards,
-        shots=(config.shots,),
-        seed=config.seed,
-        out=folder / "probe.json",
-        device=config.device,
-    )
+    settings = first_settings(Places(run=folder), shards, seed=config.seed, device=config.device)
+    steps.do("embedding", lambda: embed.run(settings["embed"]))
+    probing = dataclasses.replace(settings["probe"], shots=(config.shots,))
     steps.do("probing", lambda: probe.run(probing))
-    coder, codes = folder / "coder", folder / "codes"
-    fitting = fit_command.HashFitConfig(
-        source=str(folder),
-        data=shards,
-        out=coder,
-        bits=BITS,
-        seed=config.seed,
-        device=config.device,
-    )
+    fitting = dataclasses.replace(settings["hash_fit"], bits=BITS)
     steps.do("fitting hash codes", lambda: fit_command.run(fitting))
-    encoding = encode_command.HashEncodeConfig(coder=coder, embeddings=embeddings, out=codes)
-    evaluating = evaluate_command.HashEvaluateConfig(inputs=(codes, embeddings), out=folder / "hash.json")
 
     def search() -> None:
-        encode_command.run(encoding)
-        evaluate_command.run(evaluating)
+        encode_command.run(settings["hash_encode"])
+        evaluate_command.run(settings["hash_evaluate"])
 
     steps.do("encoding and searching", search)
-    steps.do("exporting", lambda: export.run(export.ExportConfig(backbone=folder)))
+    steps.do("exporting", lambda: export.run(settings["export"]))
     steps.finish(folder)
     page = report.write_report(folder, data=shards)
     say(f"everything took {duration(steps.seconds())}; the report:\n{page}")
-
-
-LABELED_SPLITS = ("train", "val", "test")
 
 
 def pretraining(config: DemoConfig, shards: str, device: str) -> PretrainConfig:

@@ -1,0 +1,173 @@
+"""The runs of a sweep: the product of the values given for keys of a recipe, and of seeds, checked as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from umbel import config as recipes
+from umbel.config_words import as_words
+from umbel.run import UserError
+from umbel.ssl.pretrain_config import PretrainConfig
+from umbel.task import Task
+
+OWN = {"data", "out", "recipe", "device", "force"}
+"""What the sweep says itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a sweep."""
+
+    name: str
+    """Of its values; the name of its folder."""
+    values: dict[str, Any]
+    """By dotted key."""
+    seed: int | None
+    """One of --seeds; None where none are given."""
+    config: PretrainConfig
+
+    def group(self) -> str:
+        """The name that runs have in common that differ in the seed alone."""
+        return self.name if self.seed is None else self.name.removesuffix(seed_name(self.seed)).rstrip(",")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What a sweep is asked for."""
+
+    recipe: str
+    data: str
+    out: Path
+    over: tuple[str, ...]
+    """KEY=a,b,c each."""
+    seeds: tuple[int, ...]
+    device: str
+    probe: str | None
+
+
+def read_grid(grid: Grid) -> list[Run]:
+    """The runs, in the order of the values given; seeds vary fastest.
+
+    Raises:
+        UserError: an unknown key, a value of a wrong type, one that is given twice, or values that do not go together.
+    """
+    first = resolved_recipe(grid)
+    axes = [_axis(text) for text in grid.over]
+    keys = [key for key, _ in axes]
+    if not keys and not grid.seeds:
+        raise UserError("a sweep needs something to vary: --over KEY=a,b,c, or --seeds 0,1,2.")
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"--over {key} is given twice: list all its values in one.")
+        if key == "seed" and grid.seeds:
+            raise UserError("--over seed and --seeds are one thing: give --seeds, and its spread is told.")
+    seeds: Sequence[int | None] = grid.seeds or (None,)
+    runs = []
+    for chosen, seed in itertools.product(itertools.product(*(values for _, values in axes)), seeds):
+        texts = [f"{short_name(key, keys)}={safe(text)}" for key, (text, _) in zip(keys, chosen, strict=True)]
+        texts += [seed_name(seed)] if seed is not None else []
+        name = ",".join(texts)
+        given = {key: value for key, (_, value) in zip(keys, chosen, strict=True)}
+        # All of them at once: values may be possible together alone.
+        config = recipes.from_values(first, _nested(given), "--over")
+        config = dataclasses.replace(config, out=grid.out / name, seed=config.seed if seed is None else seed)
+        values = {key: _value(config, key) for key in keys}
+        runs.append(Run(name=name, values=values, seed=seed, config=config))
+    names = [run.name for run in runs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two runs would be called {twice}: give every value and seed once.")
+    return runs
+
+
+def resolved_recipe(grid: Grid) -> PretrainConfig:
+    """The recipe's configuration, before any value is changed; its own `recipe` is the name given.
+
+    Raises:
+        UserError: no such recipe.
+    """
+    begun = PretrainConfig(data=grid.data, out=grid.out)
+    values = recipes.read_recipe(grid.recipe, "pretrain")
+    resolved = recipes.from_values(begun, values, f"recipe {grid.recipe}")
+    own = {"data": grid.data, "out": grid.out, "recipe": grid.recipe, "device": grid.device, "force": False}
+    probe = resolved.probe if grid.probe is None else dataclasses.replace(resolved.probe, data=grid.probe)
+    return dataclasses.replace(resolved, probe=probe, **own)  # type: ignore[arg-type]
+
+
+def tasks(runs: Sequence[Run], grid: Grid) -> list[Task]:
+    """A command for each run.
+
+    Raises:
+        UserError: a value that no flag can hold.
+    """
+    begun = PretrainConfig(data=grid.data, out=grid.out)
+    plain = recipes.from_values(begun, recipes.read_recipe(grid.recipe, "pretrain"), f"recipe {grid.recipe}")
+    plain = dataclasses.replace(plain, recipe="auto")
+    return [
+        Task(
+            name=run.name,
+            words=("pretrain", *as_words(run.config, plain)),
+            result=run.config.out / "checkpoints",
+            log=grid.out / "logs" / f"{run.name}.txt",
+            folder=run.config.out,
+        )
+        for run in runs
+    ]
+
+
+def short_name(key: str, keys: Sequence[str]) -> str:
+    """The last word of a key; the whole of it, where another key ends alike."""
+    last = key.rpartition(".")[2]
+    return key if sum(other.rpartition(".")[2] == last for other in keys) > 1 else last
+
+
+def seed_name(seed: int) -> str:
+    """A seed's part of a run's name."""
+    return f"seed={seed}"
+
+
+def safe(text: str) -> str:
+    """A value as a part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-") or "none"
+
+
+def _axis(text: str) -> tuple[str, list[tuple[str, Any]]]:
+    """A key and its values, each as text and as YAML reads it."""
+    key, equals, listed = text.partition("=")
+    key = key.strip().replace("-", "_")
+    # A comma inside of brackets belongs to a value that is a list.
+    texts = [part.strip() for part in re.split(r",(?![^\[]*\])", listed)]
+    if not equals or not key or not all(texts):
+        raise UserError(f"--over {text}: say KEY=a,b,c, such as optim.learning_rate=1e-4,3e-4.")
+    if key in OWN:
+        raise UserError(f"--over {key}: that is for the sweep to say, not for its runs to differ in.")
+    try:
+        return key, [(part, yaml.safe_load(part)) for part in texts]
+    except yaml.YAMLError as error:
+        raise UserError(f"--over {text}: the values are none that a recipe could have.") from error
+
+
+def _nested(given: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys as a recipe has them."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        *rooms, last = key.split(".")
+        inner = found
+        for room in rooms:
+            inner = inner.setdefault(room, {})
+        inner[last] = value
+    return found
+
+
+def _value(config: Any, key: str) -> Any:
+    for word in key.split("."):
+        config = getattr(config, word)
+    return recipes.to_values(config)
