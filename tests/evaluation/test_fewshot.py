@@ -133,6 +133,48 @@ def test_what_single_precision_cannot_tell_apart_is_told_by_double_precision(off
     assert centroid_outcomes(support, [0, 1], query_labels=labels, **given).accuracies.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("classes", [3, 40])
+def test_answers_are_those_of_double_precision_wherever_they_begin(half: bool, classes: int) -> None:
+    """3,000 queries among centroids that are close together, so that half precision leaves a part of them open."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(3000) % classes
+    centers = torch.randn((classes, 24), generator=generator, dtype=torch.float64)
+    features = 3 + 0.4 * centers[truth] + torch.randn((3000, 24), generator=generator, dtype=torch.float64)
+    support = torch.nn.functional.normalize(3 + 0.4 * centers, dim=1)
+    mean = support.mean(0)
+    centroids = 0.3 * torch.nn.functional.normalize(support - mean, dim=1)
+    queries = centroid.Queries(features.float(), truth, half=half)
+    asked = torch.nn.functional.normalize(features.float().double(), dim=1) - mean
+    distances = torch.cdist(torch.nn.functional.normalize(asked, dim=1), centroids)
+    nearest = distances.argmin(1)
+    assert torch.equal(queries.hits(mean, centroids), nearest == truth)
+    found = queries.answers(mean, centroids)
+    assert torch.equal(found.predicted, nearest)
+    closer = (distances < distances.gather(1, truth[:, None])).sum(1)
+    assert torch.equal(found.among_top, closer < 5)
+    assert 0.1 < (nearest == truth).float().mean() < 0.95
+
+
+def test_half_precision_leaves_few_open_and_never_decides_what_it_cannot() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, truth = torch.randn((2000, 48), generator=generator), torch.arange(2000) % 30
+    centroids = 0.3 * torch.nn.functional.normalize(
+        torch.randn((30, 48), generator=generator, dtype=torch.float64), dim=1
+    )
+    mean = torch.zeros(48, dtype=torch.float64)
+    queries = centroid.Queries(features, truth, half=True)
+    first, exact = list(queries._products(mean, centroids))
+    scores, doubt = (torch.cat(parts) for parts in list(zip(*first.blocks(None), strict=True))[1:])
+    (_, sure, _), length = next(exact.blocks(None)), (queries.moved - (mean - queries.offset).float()).norm(dim=1)
+    off = (scores.float() - sure / length[:, None]).abs().amax(1)
+    allowed = (doubt + 2 * first.unit * scores.float().abs().amax(1)) / 2
+    assert (off <= allowed).all()
+    assert off.mean() > allowed.mean() / 50  # and it is no empty promise
+    best = scores.float().topk(2, dim=1).values
+    assert 0 < (best[:, 0] - best[:, 1] <= 2 * allowed).float().mean() < 0.3
+
+
 def test_an_example_by_hand() -> None:
     """Two classes on two axes: whatever is drawn, the query on the right axis is right and the astray one wrong."""
     features = np.array([[9.0, 0], [1, 0], [0, 2], [0, 5]])

@@ -65,6 +65,26 @@ def test_tiles_and_groups_find_the_neighbors_that_a_whole_sort_finds(
     np.testing.assert_allclose(similarity, -np.sort(-cosine, axis=1)[:, :9], atol=1e-6)
 
 
+@pytest.mark.parametrize("others", [True, False])
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_half_precision_finds_the_neighbors_of_single_precision(others: bool, offset: float) -> None:
+    """With an offset all are so near to each other that bf16 tells few apart: these are searched again."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn((3000, 48), generator=generator) + offset
+    asked = torch.randn((200, 48), generator=generator) + offset if others else None
+    similarity, rows = neighbors(base, queries=asked, k=7, half=True)
+    expected, its_rows = neighbors(base, queries=asked, k=7, half=False)
+    assert similarity == pytest.approx(expected, abs=1e-6)
+    assert (rows == its_rows).mean() > 0.999  # equal similarities may stand in either order
+    if not others:
+        assert (rows != np.arange(3000)[:, None]).all()
+    unit = torch.nn.functional.normalize(base, dim=1)
+    queries, own = (unit, torch.arange(3000)) if asked is None else (torch.nn.functional.normalize(asked, dim=1), None)
+    _, found, open_ = knn._by_half(queries, unit, own, 7)
+    assert (np.sort(found[~open_].numpy()) == np.sort(its_rows[~open_.numpy()])).all()
+    assert open_.float().mean() > 0.9 if offset else open_.float().mean() < 0.5
+
+
 def test_the_majority_equals_scikit_learn() -> None:
     generator = np.random.default_rng(1)
     base, queries = generator.normal(size=(90, 8)), generator.normal(size=(50, 8))
