@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 Engine = Literal["auto", "faiss", "numpy"]
+BLOCK = 1 << 16
 # Set bits of every byte, for a numpy without bitwise_count (before 2.0).
 BYTE_COUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
 
@@ -50,18 +51,39 @@ def hamming_search(
     if choose_engine(engine) == "faiss":
         return _search_by_faiss(queries, database, k)
     words = as_words(database)
-    found = [nearest_rows(popcount(words ^ query), k) for query in as_words(queries)]
-    return _stack([(d.astype(np.int32), rows) for d, rows in found], k, np.int32)
+    found = [nearest_rows(_distances(words, query), k) for query in as_words(queries)]
+    return _stack(found, k, np.int32)
+
+
+def _distances(words: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Bits in which each code differs from one query's: (N, words) and (words,) uint64 -> (N,) int32."""
+    distances = np.empty(len(words), np.int32)
+    # Block by block: what lies between stays in the processor's cache, and memory is that of the answer.
+    for first in range(0, len(words), BLOCK):
+        block = slice(first, first + BLOCK)
+        distances[block] = popcount(words[block] ^ query)
+    return distances
 
 
 def _search_by_faiss(queries: np.ndarray, database: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     faiss = importlib.import_module("faiss")
     index = faiss.IndexBinaryFlat(8 * database.shape[1])
     index.add(np.ascontiguousarray(database))
+    return search_flat(index, queries, k)
+
+
+def search_flat(index: Any, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest codes, at most all, of faiss's exact index, ties by the lowest row: (Q, k) int32 and int64."""
     distances, rows = index.search(np.ascontiguousarray(queries), k)
     # faiss keeps the lowest rows among ties; their order among themselves is nowhere promised.
-    order = np.lexsort((rows, distances), axis=1)
-    return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
+    order = in_order(distances, rows)
+    return np.take_along_axis(distances, order, -1), np.take_along_axis(rows, order, -1)
+
+
+def in_order(distances: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The order by distance, ties by the lowest row, along the last axis."""
+    order: np.ndarray = np.lexsort((rows, distances), axis=-1)
+    return order
 
 
 def asymmetric_search(logits: np.ndarray, database: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +149,8 @@ def nearest_rows(distances: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]
 def as_words(packed: np.ndarray) -> np.ndarray:
     """(N, bytes) uint8 -> (N, words) uint64, padded with zeros."""
     spare = -packed.shape[1] % 8
-    return np.ascontiguousarray(np.pad(packed, ((0, 0), (0, spare)))).view(np.uint64)
+    padded = np.pad(packed, ((0, 0), (0, spare))) if spare else packed
+    return np.ascontiguousarray(padded).view(np.uint64)
 
 
 def popcount(words: np.ndarray) -> np.ndarray:
