@@ -94,6 +94,7 @@ OPTIONS = {
         --no-json""",
     "hash evaluate": """
         --k --denominator --bits --baselines --seed --out --json --no-json""",
+    "hash serve": "--port --host --top --data --backbone --coder --exact --no-exact",
     "report": """
         --out --data""",
     "export": "--out --force --no-force",

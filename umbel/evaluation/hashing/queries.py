@@ -57,7 +57,7 @@ def of_keys(codes: Codes, keys: Sequence[str]) -> Queries:
     missing = next((key for key in keys if key not in rows), None)
     if missing is not None:
         similar = nearest(missing, codes.keys) if len(codes) <= SUGGEST else ""
-        raise UserError(f"there is no photograph with the key '{missing}'{similar}.")
+        raise UserError(f"there is no photograph with the key '{missing}'{similar or '.'}")
     return of_rows(codes, [rows[key] for key in keys])
 
 
