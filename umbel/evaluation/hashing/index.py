@@ -129,8 +129,12 @@ def search_lists(index: Any, queries: np.ndarray, k: int, probes: int) -> tuple[
         probes = min(2 * probes, index.nlist)
     # faiss keeps any of the codes that tie for the last place: all within its distance are asked for instead.
     distances, rows = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
-    for number, radius in enumerate(farthest.max(1).tolist()):
-        _, near, found = index.range_search(queries[number : number + 1], int(radius) + 1)
-        order = in_order(near.astype(np.int32), found)[:k]
-        distances[number], rows[number] = near[order], found[order]
+    radii = farthest.max(1)
+    for radius in np.unique(radii).tolist():
+        asked = np.flatnonzero(radii == radius)
+        ends, near, found = index.range_search(queries[asked], radius + 1)
+        ends = ends.astype(np.int64)  # of faiss: unsigned, which with int64 makes floats
+        for number, first, end in zip(asked, ends, ends[1:], strict=False):
+            order = first + in_order(near[first:end].astype(np.int32), found[first:end])[:k]
+            distances[number], rows[number] = near[order], found[order]
     return distances, rows
