@@ -41,10 +41,14 @@ def test_found_by_name_in_the_first_row_that_bears_it(file: Path) -> None:
     assert 3 not in keys
 
 
-def test_many_are_found_as_few_are(file: Path) -> None:
-    keys = Keys(file)
-    many = [*NAMES, *(f"no {number}" for number in range(FEW))]
-    assert keys.find(many) == {name: NAMES.index(name) for name in NAMES}
+def test_many_are_found_as_few_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("umbel.evaluation.hashing.keys.ROWS_AT_ONCE", 3)
+    names = (*NAMES, "a_very_long_key", "another_long_key", "a_very_long_key", "x_long_key", "7 bytes", "8_bytes_", "b")
+    for order in (names, names[::-1]):
+        path = tmp_path / "keys.txt"
+        path.write_text("".join(f"{name}\n" for name in order), encoding="utf-8")
+        many = [*names, *(f"no {number}_long_key" for number in range(FEW)), "y_long_key", "xx_long_key"]
+        assert Keys(path).find(many) == {name: order.index(name) for name in names}
 
 
 def test_lines_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

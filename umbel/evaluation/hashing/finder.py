@@ -14,7 +14,7 @@ from umbel.evaluation.hashing.index import open_index, search_lists
 from umbel.evaluation.hashing.search import choose_engine, hamming_search, search_flat
 from umbel.run import say
 
-FLAT_FROM = 64
+FLAT_FROM = 16
 """Queries from which on a copy of all codes in faiss's memory is worth its making."""
 
 
@@ -27,7 +27,7 @@ class Finder:
         Args:
             folder: where the codes are from; an index lies there.
             exact: do without the index.
-            queries: how many are expected.
+            queries: how many are expected, at least.
 
         Raises:
             UserError: the index cannot be read, or is another set's.

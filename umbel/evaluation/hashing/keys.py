@@ -12,7 +12,9 @@ from typing import overload
 
 import numpy as np
 
-AT_ONCE = 1 << 22
+AT_ONCE, ROWS_AT_ONCE = 1 << 22, 1 << 17
+TAIL = 8
+"""Last bytes of a line by which it is looked for among many; shorter ones are searched for one by one."""
 FEW = 8
 """So many keys are searched for one by one, each in a pass of its own that runs in C."""
 
@@ -69,8 +71,9 @@ class Keys(Sequence[str]):
     def find(self, keys: Iterable[str]) -> dict[str, int]:
         """The first row of each key; those that are not there are left out."""
         wanted = {f"{key}\n".encode(): key for key in keys if "\n" not in key}
-        if len(wanted) > FEW:
-            return self._by_one_pass(wanted)
+        return self._by_one_pass(wanted) if len(wanted) > FEW else self._each(wanted)
+
+    def _each(self, wanted: dict[bytes, str]) -> dict[str, int]:
         found = {}
         for line, key in wanted.items():
             if self._content[: len(line)] == line:
@@ -80,12 +83,17 @@ class Keys(Sequence[str]):
         return found
 
     def _by_one_pass(self, wanted: dict[bytes, str]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        begin = 0
-        for row, end in enumerate(self._ends):
-            if (key := wanted.get(self._content[begin:end])) is not None:
-                found.setdefault(key, row)
-            begin = end
+        # Rows whose last bytes are those of a wanted key are few; only of these a string is made.
+        tails = np.frombuffer(b"".join(line[-TAIL:] for line in wanted if len(line) >= TAIL), "<u8")
+        found = self._each({line: key for line, key in wanted.items() if len(line) < TAIL})
+        content = np.frombuffer(self._content, np.uint8)
+        for first in range(0, len(self), ROWS_AT_ONCE):
+            ends = self._ends[first : first + ROWS_AT_ONCE]
+            places = np.maximum(ends[:, None] + np.arange(-TAIL, 0), 0)
+            likely = np.isin(content[places].view(np.dtype("<u8"))[:, 0], tails)
+            for row in (first + np.flatnonzero(likely)).tolist():
+                if (key := wanted.get(f"{self[row]}\n".encode())) is not None:
+                    found.setdefault(key, row)
         return found
 
 

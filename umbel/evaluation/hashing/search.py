@@ -51,18 +51,22 @@ def hamming_search(
     if choose_engine(engine) == "faiss":
         return _search_by_faiss(queries, database, k)
     words = as_words(database)
-    found = [nearest_rows(_distances(words, query), k) for query in as_words(queries)]
-    return _stack(found, k, np.int32)
+    return _stack([_scan(words, query, k) for query in as_words(queries)], k, np.int32)
 
 
-def _distances(words: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Bits in which each code differs from one query's: (N, words) and (words,) uint64 -> (N,) int32."""
+def _scan(words: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k codes that differ least from one query, ties by the lowest row: (N, words) and (words,) uint64."""
     distances = np.empty(len(words), np.int32)
+    count = np.zeros(64 * words.shape[1] + 1, np.int64)
     # Block by block: what lies between stays in the processor's cache, and memory is that of the answer.
     for first in range(0, len(words), BLOCK):
-        block = slice(first, first + BLOCK)
-        distances[block] = popcount(words[block] ^ query)
-    return distances
+        differing = popcount(words[first : first + BLOCK] ^ query)
+        distances[first : first + BLOCK] = differing
+        count += np.bincount(differing, minlength=len(count))
+    # Distances are few whole numbers: counting them finds the k-th without sorting.
+    rows = np.flatnonzero(distances <= np.searchsorted(np.cumsum(count), k))
+    found, order = nearest_rows(distances[rows], k)
+    return found, rows[order]
 
 
 def _search_by_faiss(queries: np.ndarray, database: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +161,9 @@ def popcount(words: np.ndarray) -> np.ndarray:
     """Set bits of each row: (N, words) uint64 -> (N,) int64."""
     counts: np.ndarray
     if hasattr(np, "bitwise_count"):
-        counts = np.bitwise_count(words).sum(1, dtype=np.int64)
+        counts = np.zeros(len(words), np.int64)
+        for column in words.T:
+            counts += np.bitwise_count(column)
         return counts
     counts = BYTE_COUNT[words.view(np.uint8)].sum(1, dtype=np.int64)
     return counts

@@ -10,7 +10,7 @@ import tyro
 
 from umbel.backbones import Backbone
 from umbel.evaluation.hashing.codes import Codes
-from umbel.evaluation.hashing.finder import Finder
+from umbel.evaluation.hashing.finder import FLAT_FROM, Finder
 from umbel.evaluation.hashing.queries import codes_backbone, codes_hasher
 from umbel.evaluation.hashing.rerank import Ranking
 from umbel.evaluation.hashing.serve_answers import Answers
@@ -79,7 +79,7 @@ def make_server(config: HashServeConfig) -> Server:
         raise UserError(f"{config.codes} holds no photographs to be found: encode some.")
     photographs = open_photographs(codes, config.data)
     embedder = _embedder(codes, config)
-    ranking = Ranking(Finder(codes, config.codes, exact=config.exact))
+    ranking = Ranking(Finder(codes, config.codes, exact=config.exact, queries=FLAT_FROM))
     answers = Answers(ranking, photographs, embedder, config.top)
     texts = {
         "/": (HTML, page(codes, config.codes, photographs=photographs is not None, uploads=embedder is not None)),
