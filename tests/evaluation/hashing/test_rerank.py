@@ -102,3 +102,17 @@ def test_keys_that_are_not_there(made: tuple[ITQ, StoredEmbeddings, Codes, Path]
     assert of_keys(codes, ["k7", "k0"]).own.tolist() == [7, 0]
     with pytest.raises(UserError, match="'k77', did you mean 'k7'"):
         of_keys(codes, ["k7", "k77"])
+
+
+def test_a_finer_tie_goes_to_the_lowest_row_though_bits_differ(made: tuple[ITQ, StoredEmbeddings, Codes, Path]) -> None:
+    _, _, codes, folder = made
+    bits = np.array([[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 0]], bool)
+    few = Codes(**(vars(codes) | {"packed": pack(bits), "label": codes.label[:3], "split": codes.split[:3]}))
+    # The first bit of the query is undecided: half a bit from either value.
+    asked = of_logits(("a",), np.array([[0, 9, -9, -9, -9]], np.float32))
+    (plain,) = Ranking(Finder(few, folder)).answers(asked, 3)
+    (finer,) = Ranking(Finder(few, folder), rerank="asymmetric").answers(asked, 3)
+    assert plain.rows.tolist() == [1, 0, 2]
+    assert finer.rows.tolist() == [0, 1, 2]
+    assert finer.hamming.tolist() == [1, 0, 1]
+    assert len(set(finer.distance.tolist())) == 1
