@@ -341,3 +341,15 @@ def test_other_embeddings_than_the_codes_were_made_of_are_refused(made: Path, um
     assert umbel(*search, "--embeddings", made / "elsewhere").code == 0
     make_embeddings(made / "embeddings", other=1)
     assert "holds other embeddings" in refused(*search)
+
+
+def test_an_index_that_is_asked_for_is_searched(made: Path, umbel: Umbel, refused: Refused) -> None:
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed (pip install 'umbel[search]')")
+    encode = ["hash", "encode", made / "coder", "--embeddings", made / "embeddings", "--index", "ivf", "--out"]
+    assert "index: None there, ivf now" in refused(*encode, made / "codes")
+    ending = umbel(*encode, made / "indexed")
+    assert ending.code == 0, ending.err
+    assert "an index (faiss IVF) of 4 lists for 90 codes" in ending.out
+    search = ["hash", "search", made / "indexed", "--key", "plant_004", "--top", 3]
+    assert "of 4 lists of the index, recall@10" in umbel(*search).out
+    assert umbel(*search, "--exact").out == umbel("hash", "search", made / "codes", *search[3:]).out

@@ -10,7 +10,8 @@ from umbel.evaluation.hashing import ITQ, Codes, asymmetric_search, pack
 from umbel.evaluation.hashing.encode_command import encode
 from umbel.evaluation.hashing.finder import Finder
 from umbel.evaluation.hashing.queries import of_keys, of_logits, of_rows
-from umbel.evaluation.hashing.rerank import Ranking, asymmetric_distances, cosine_distances
+from umbel.evaluation.hashing.rerank import Ranking, cosine_distances
+from umbel.evaluation.hashing.search import asymmetric_distances
 from umbel.evaluation.stored_embeddings import StoredEmbeddings
 from umbel.run import UserError
 

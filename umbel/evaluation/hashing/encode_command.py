@@ -67,6 +67,8 @@ def run(config: HashEncodeConfig) -> None:
         "record_sha256": file_sha256(config.embeddings / RECORD),
     }
     asked = {"coder": coder["sha256"], "embeddings": source["sha256"]}
+    if config.index != "auto":
+        asked["index"] = config.index
     if already_made(config.out, "codes.json", asked, force=config.force):
         say(f"{config.out} already holds these codes.")
         return

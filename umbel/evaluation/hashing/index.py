@@ -15,12 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 from umbel.evaluation.hashing.search import hamming_search, in_order
-from umbel.run import UserError, say
+from umbel.run import Bar, UserError, say
 
 IndexChoice = Literal["auto", "ivf", "none"]
 LARGE = 4_000_000
 """Codes from which on lists save more than they cost."""
 RECALL, TOP, SAMPLE = 0.95, 10, 100
+ADDED = 1 << 18
 TRAINED_ON = 64
 """Codes for each list that its cells are learned from."""
 
@@ -50,6 +51,7 @@ def build_index(packed: np.ndarray, bits: int, path: Path, choice: IndexChoice) 
         say(f"search: exact, without an index: {count:,} codes would have one, but faiss is not installed.")
         return None
     lists = 1 << max(0, round(math.log2(math.sqrt(count))) - 1)
+    say(f"learning {lists:,} lists for a search index of {count:,} codes.")
     index = _trained(packed, lists)
     probes, recall = _enough(index, packed, lists)
     if recall < RECALL and choice == "auto":
@@ -77,8 +79,11 @@ def _trained(packed: np.ndarray, lists: int) -> Any:
     rows = np.random.default_rng(0).permutation(len(packed))[: TRAINED_ON * lists]
     index.cp.min_points_per_centroid = 1  # small sets with an index are those of a person who asked for it
     index.train(np.ascontiguousarray(packed[np.sort(rows)]))
-    for first in range(0, len(packed), 1 << 20):
-        index.add(np.ascontiguousarray(packed[first : first + (1 << 20)]))
+    with Bar("indexing codes", len(packed)) as bar:
+        for first in range(0, len(packed), ADDED):
+            piece = np.ascontiguousarray(packed[first : first + ADDED])
+            index.add(piece)
+            bar.advance(len(piece))
     return index
 
 

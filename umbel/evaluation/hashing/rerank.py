@@ -10,7 +10,7 @@ import numpy as np
 
 from umbel.evaluation.hashing.finder import Finder
 from umbel.evaluation.hashing.queries import Queries, logits_of
-from umbel.evaluation.hashing.search import distance_tables, nearest_rows
+from umbel.evaluation.hashing.search import asymmetric_distances, nearest_rows
 from umbel.evaluation.hashing.stored import Hasher
 from umbel.evaluation.stored_embeddings import StoredEmbeddings
 
@@ -87,16 +87,6 @@ class Ranking:
         assert queries.features is not None
         assert self.embeddings is not None
         return cosine_distances(queries.features[number], self.embeddings.features[rows])
-
-
-def asymmetric_distances(logits: np.ndarray, packed: np.ndarray) -> np.ndarray:
-    """The L1 distance between sigmoid(z) and codes: (K,) and (n, ceil(K / 8)) -> (n,) float64."""
-    tables = distance_tables(logits[None])[0]
-    # Summed byte by byte in one order, so that equal codes have equal distances.
-    distances = np.zeros(len(packed))
-    for table, column in zip(tables, packed.T, strict=True):
-        distances += table[column]
-    return distances
 
 
 def cosine_distances(query: np.ndarray, features: np.ndarray) -> np.ndarray:

@@ -106,15 +106,19 @@ def asymmetric_search(logits: np.ndarray, database: np.ndarray, k: int) -> tuple
     """
     _check(-(-logits.shape[1] // 8), database.shape[1], k)
     k = min(k, len(database))
-    columns = np.ascontiguousarray(database.T)  # (bytes, N)
-    found = []
-    for tables in distance_tables(logits):
-        # Summed byte by byte in one order: equal codes have equal distances to the last bit, and ties stay ties.
-        distances = np.zeros(len(database))
-        for table, column in zip(tables, columns, strict=True):
-            distances += table[column]
-        found.append(nearest_rows(distances, k))
-    return _stack(found, k, np.float64)
+    by_byte = np.asfortranarray(database)
+    return _stack([nearest_rows(asymmetric_distances(query, by_byte), k) for query in logits], k, np.float64)
+
+
+def asymmetric_distances(logits: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    """The L1 distance between sigmoid(z) and codes: (K,) and (n, ceil(K / 8)) -> (n,) float64.
+
+    Summed byte by byte in one order: equal codes have equal distances to the last bit, and ties stay ties.
+    """
+    distances = np.zeros(len(packed))
+    for table, column in zip(distance_tables(logits[None])[0], packed.T, strict=True):
+        distances += table[column]
+    return distances
 
 
 def distance_tables(logits: np.ndarray) -> np.ndarray:
