@@ -36,9 +36,14 @@ Search = Callable[[np.ndarray], np.ndarray]
 """Queries (Q, ...) to the rows found, (Q, TOP)."""
 
 
+def counts(scale: float) -> dict[str, int]:
+    """How many there are of each size."""
+    return {name: max(round(size * scale), 200) for name, size in SIZES.items()}
+
+
 def prepare(folder: Path, scale: float, width: int, queries: int) -> None:
     """Write features of the smaller size, codes of both, and queries near them."""
-    count = {name: max(round(size * scale), 200) for name, size in SIZES.items()}
+    count = counts(scale)
     generator = np.random.default_rng(0)
     centers = generator.standard_normal((CLUSTERS, width), dtype=np.float32)
 
@@ -149,10 +154,10 @@ def alone(*arguments: object) -> dict[str, Any]:
     return told
 
 
-def line(name: str, size: str, row: dict[str, Any], idle: float) -> str:
+def line(name: str, count: int, row: dict[str, Any], idle: float) -> str:
     """A row for people."""
     numbers = f"{row['per_second']:>9,.0f}  {row['p50_ms']:>9.2f}  {row['p99_ms']:>9.2f}  {row['opened']:>9.2f}"
-    return f"{name:<12}  {size:>4}  {numbers}  {row['peak_mb'] - idle:>9,.0f}"
+    return f"{name:<12}  {count:>10,}  {numbers}  {row['peak_mb'] - idle:>9,.0f}"
 
 
 def main() -> None:
@@ -184,18 +189,17 @@ def main() -> None:
         idle = alone(*common, "idle", "1M")["peak_mb"]
         builds = {size: alone(*common, "build", size) for size in SIZES} if setting["faiss"] else {}
         for size, told in builds.items():
-            print(f"index of {size}: {told}")
+            print(f"index of {counts(options.scale)[size]:,}: {told}")
         rows = {}
         columns = ("queries/s", "p50 ms", "p99 ms", "opened s", "peak MB")
-        print(
-            f"{'':<12}  size  {'  '.join(f'{column:>9}' for column in columns)} (above {idle:,.0f} of an idle process)"
-        )
+        head = "  ".join(f"{column:>9}" for column in columns)
+        print(f"{'':<12}  {'count':>10}  {head} (above {idle:,.0f} of an idle process)")
         for size in SIZES:
             for name in CONTENDERS[1:]:
                 if (name.startswith("float") and size != "1M") or ("faiss" in name and not setting["faiss"]):
                     continue
                 rows[f"{name}, {size}"] = row = alone(*common, name, size)
-                print(line(name, size, row, idle), flush=True)
+                print(line(name, counts(options.scale)[size], row, idle), flush=True)
         if options.out is not None:
             told = {"setting": setting, "scale": options.scale, "width": options.width, "idle_mb": idle}
             options.out.write_text(json.dumps(told | {"indexes": builds, "rows": rows}, indent=1) + "\n")

@@ -116,6 +116,9 @@ def open_index(path: Path, codes: np.ndarray, told: dict[str, Any]) -> Any:
         raise UserError(f"the search index {path} cannot be read ({reason}): delete it, or encode again.") from error
     if (index.ntotal, index.code_size) != codes.shape or index.nlist != told["lists"]:
         raise UserError(f"the search index {path} is one of other codes: delete it, or encode again.")
+    lists = faiss.downcast_InvertedLists(index.invlists)
+    if hasattr(lists, "prefetch_nthread"):
+        lists.prefetch_nthread = 0  # 32 threads begun for every search would take ten times as long as the search
     return index
 
 
