@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from umbel.evaluation.hashing.codes import Codes
-from umbel.evaluation.hashing.serve_upload import MOST_BYTES
+from umbel.evaluation.hashing.serve_upload import MOST_BYTES, MOST_PIXELS
 from umbel.evaluation.report_html import Markup, join, tag
 from umbel.evaluation.report_style import umbel_drawing
 
@@ -62,7 +62,12 @@ def _forms(codes: Codes, uploads: bool) -> list[Markup]:
     forms = []
     if uploads:
         pick = tag("label", "Drop a photograph here, or pick one", for_="photograph")
-        bound = tag("p", f"JPEG, PNG or WebP, at most {MOST_BYTES >> 20} MB.", class_="hint", id="bound")
+        bound = tag(
+            "p",
+            f"JPEG, PNG or WebP, at most {MOST_BYTES >> 20} MB and {MOST_PIXELS // 1_000_000} megapixels.",
+            class_="hint",
+            id="bound",
+        )
         field = _input(
             type="file",
             id="photograph",
