@@ -96,11 +96,13 @@ OPTIONS = {
         --crovca.weight-decay --crovca.views --crovca.eps --crovca.weight --crovca.memory --photographs.rounds
         --photographs.area --photographs.policy --photographs.canvas --photographs.batch --photographs.workers""",
     "hash encode": """
-        --embeddings --out --force --no-force""",
+        --embeddings --out --index --force --no-force""",
     "hash search": """
-        --key --photo --top --asymmetric --no-asymmetric --backbone --coder --json --no-json""",
+        --key --photo --keys-from --top --rerank --shortlist --exact --no-exact --backbone --coder --embeddings --json
+        --no-json""",
     "hash evaluate": """
         --k --denominator --bits --baselines --seed --out --json --no-json""",
+    "hash serve": "--port --host --top --data --backbone --coder --exact --no-exact",
     "report": """
         --out --data""",
     "import": "--heads --statistics --force --no-force",

@@ -63,6 +63,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "umbel.evaluation.hashing.evaluate_command:run",
         "Measure retrieval by codes, ITQ and float beside",
     ),
+    "hash serve": (
+        "umbel.evaluation.hashing.serve_command:run",
+        "Search by photograph on a local page in the browser",
+    ),
     "report": ("umbel.evaluation.report:run", "Write what a run learned and cost as one HTML file"),
     "import": ("umbel.backbones.import_command:run", "Make a folder that timm loads from a checkpoint of elsewhere"),
     "export": (

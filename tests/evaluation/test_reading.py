@@ -19,7 +19,7 @@ from umbel.evaluation.baselines import untrained
 from umbel.evaluation.embed import EmbedConfig
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.hashing.codes import Codes
-from umbel.evaluation.hashing.search_command import photograph_features
+from umbel.evaluation.hashing.queries import codes_backbone, codes_hasher, of_photographs, read_photographs
 from umbel.evaluation.reading import ReadConfig, load_to_read, paper_transform, read_again, read_as, weights_sha256
 from umbel.evaluation.tokens import TokenReader
 from umbel.run import UserError
@@ -276,5 +276,8 @@ def test_hash_search_reads_its_photograph_as_the_stored_ones(
     encode = ["hash", "encode", tmp_path / "coder", "--embeddings", made, "--out", tmp_path / "codes"]
     assert umbel(*encode).code == 0
     (tmp_path / "mine.jpg").write_bytes(jpeg(5))
-    found = photograph_features(Codes.load(tmp_path / "codes"), tmp_path / "mine.jpg", None)
+    codes = Codes.load(tmp_path / "codes")
+    photographs = read_photographs([tmp_path / "mine.jpg"])
+    found = of_photographs(codes_hasher(codes, None), codes_backbone(codes, None), photographs).features
+    assert found is not None
     np.testing.assert_allclose(found[0], Embeddings.load(made).features[5], rtol=1e-4, atol=1e-5)

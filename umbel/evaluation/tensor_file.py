@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-NAMES = {"<f4": "F32", "<i8": "I64"}
+NAMES = {"<f4": "F32", "<i8": "I64", "|u1": "U8"}
 Pieces = tuple[str, tuple[int, ...], Iterable[np.ndarray]]
 """A tensor's type (a key of NAMES), its shape, and its rows in pieces of any length."""
 

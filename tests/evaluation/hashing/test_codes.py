@@ -66,7 +66,7 @@ def spoil_padding(folder: Path) -> None:
         (lambda f: change(f, "bits", 17), "do not fit together"),
         (lambda f: change(f, "bits", "many"), "cannot be read"),
         (lambda f: change(f, "count", 7), "do not fit together"),
-        (lambda f: (f / "keys.txt").write_text("a\n"), "1 keys"),
+        (lambda f: (f / "keys.txt").write_text("a\n"), "keys.txt has 2 bytes"),
         (lambda f: (f / "keys.txt").unlink(), "cannot be read"),
         (lambda f: (f / "codes.safetensors").write_bytes(b"hello, codes"), "cannot be read"),
         (spoil_padding, "bits behind the last one are set"),
@@ -125,3 +125,22 @@ def test_damaged_coders_are_refused(number: int, spoil: Callable[[Path], object]
     spoil(tmp_path / "coder")
     with pytest.raises(UserError, match=words):
         load_hasher(tmp_path / "coder")
+
+
+def test_codes_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    """They do not tell where the lines of keys.txt end."""
+    random_codes().save(tmp_path / "codes")
+    arrays = load_file(tmp_path / "codes" / "codes.safetensors")
+    assert arrays.pop("key_end").tolist() == list(range(8, 56, 8))
+    save_file(arrays, tmp_path / "codes" / "codes.safetensors")
+    again = Codes.load(tmp_path / "codes")
+    assert tuple(again.keys) == random_codes().keys
+    np.testing.assert_array_equal(again.packed, random_codes().packed)
+
+
+def test_codes_are_mapped_not_read(tmp_path: Path) -> None:
+    random_codes(64).save(tmp_path / "codes")
+    codes = Codes.load(tmp_path / "codes")
+    assert isinstance(codes.packed.base, np.memmap)
+    assert not codes.packed.flags.writeable
+    assert [codes.name(row) for row in range(3)] == ["Rosa", "Sálvia", None]

@@ -1,6 +1,7 @@
 """The commands from end to end on small random embeddings and on a random backbone's photographs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ import torch
 from PIL import Image
 
 from umbel import cli
+from umbel.backbones import load
 from umbel.backbones.build import BackboneConfig, build, model_arguments
 from umbel.backbones.folder import ModelCard, write_timm_folder
+from umbel.data.index import open_shards
+from umbel.data.reader import ShardReader
+from umbel.evaluation.embed import embed
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.hashing import Codes, load_hasher, unpack
 from umbel.evaluation.hashing.evaluate_command import HashEvaluateConfig
@@ -129,19 +134,23 @@ def test_search_by_key(made: Path, umbel: Umbel) -> None:
     codes = Codes.load(made / "codes")
     code, out, err = umbel("hash", "search", made / "codes", "--key", "plant_004", "--top", 7, "--json")
     assert code == 0, err
-    found = json.loads(out)
+    (answer,) = json.loads(out)
+    assert answer["query"] == "plant_004"
+    found = answer["found"]
     bits = unpack(codes.packed, 10)
     distances = (bits != bits[4]).sum(1)
     expected = [row for row in np.argsort(distances, kind="stable") if row != 4][:7]
     assert [row["key"] for row in found] == [codes.keys[row] for row in expected]
     assert [row["distance"] for row in found] == distances[expected].tolist()
+    assert [row["hamming"] for row in found] == distances[expected].tolist()
     for row, number in zip(found, expected, strict=True):
         label = codes.label[number]
         assert row["name"] == (CLASSES[label] if label >= 0 else None)
         assert row["split"] == ("train" if number < 60 else "test")
     table = umbel("hash", "search", made / "codes", "--key", "plant_004").out.splitlines()
-    assert len(table) == 11
-    assert found[0]["key"] in table[1]
+    assert table[0].startswith("search: exact, all 90 codes")
+    assert len(table) == 12
+    assert found[0]["key"] in table[2]
 
 
 def test_evaluate(made: Path, umbel: Umbel) -> None:
@@ -184,10 +193,6 @@ def test_crovca_on_photographs_and_a_photograph_as_query(
     umbel: Umbel,
     picture: Callable[..., Image.Image],
 ) -> None:
-    from umbel.backbones import load
-    from umbel.data.index import open_shards
-    from umbel.evaluation.embed import embed
-
     data = foreign_shards(shards=3, count=8)
     foreign_shards(shards=1, count=4, split="test")
     embed(load(backbone), open_shards(str(data)), device="cpu").save(tmp_path / "embeddings")
@@ -220,10 +225,17 @@ def test_crovca_on_photographs_and_a_photograph_as_query(
     assert umbel(*encode).code == 0
     picture(5).save(tmp_path / "mine.png")
     search = ["hash", "search", tmp_path / "codes", "--photo", tmp_path / "mine.png", "--top", 3, "--json"]
-    for more in ([], ["--asymmetric"]):
+    for more in ([], ["--rerank", "asymmetric"], ["--rerank", "float", "--shortlist", 24]):
         code, out, err = umbel(*search, *more)
         assert code == 0, err
-        assert len(json.loads(out)) == 3
+        assert len(json.loads(out)[0]["found"]) == 3
+    # By float alone (a shortlist of all) the photograph that is in the set is its own nearest.
+    (tmp_path / "known.jpg").write_bytes(ShardReader(open_shards(str(data))).read(12, "jpg"))
+    known = [*search[:4], tmp_path / "known.jpg", *search[5:], "--rerank", "float", "--shortlist", 28]
+    nearest = json.loads(umbel(*known).out)[0]["found"][0]
+    assert nearest["key"] == open_shards(str(data)).key(12)
+    assert nearest["distance"] == pytest.approx(0, abs=1e-6)
+    assert nearest["hamming"] == 0
     assert umbel("hash", "evaluate", tmp_path / "codes", tmp_path / "embeddings").code == 0
     # Other weights under the backbone's name would give distances that mean nothing.
     weights = (backbone / "model.safetensors").read_bytes()
@@ -328,6 +340,8 @@ def test_embeddings_of_another_backbone_or_width_are_refused(tmp_path: Path, umb
         (["encode", "coder", "--embeddings", "codes", "--out", "o"], "holds no embeddings"),
         (["search", "embeddings", "--key", "a"], "holds no codes"),
         (["search", "codes", "--key", "plant_0004"], "did you mean 'plant_004'?"),
+        (["search", "codes", "--keys-from", "nowhere.txt"], "one with a key on each line"),
+        (["search", "codes", "--keys-from", "empty.txt"], "holds no keys"),
         (["search", "codes", "--photo", "notes.jpg"], "it is not an image"),
         (["search", "codes", "--photo", "nowhere.jpg"], "nowhere.jpg cannot be used"),
         (["search", "codes", "--photo", "good.png"], "give it with --backbone"),
@@ -348,6 +362,7 @@ def test_mistakes_are_answered_in_a_sentence(
 ) -> None:
     make_embeddings(made / "others", count=60)
     (made / "notes.jpg").write_text("hello")
+    (made / "empty.txt").write_text("\n")
     picture(1).save(made / "good.png")
     both = Embeddings.load(made / "embeddings").take(np.arange(60, 90))
     Embeddings(**(vars(both) | {"splits": ("test",), "split": np.zeros(30, np.int64)})).save(made / "queries")
@@ -364,14 +379,62 @@ HERE = Path("here")
     [
         (lambda: HashFitConfig(source="a", out=HERE, bits=0), "bits must be at least 1, not 0"),
         (lambda: HashFitConfig(source="a", out=HERE, seed=-1), "seed must not be negative, not -1"),
-        (lambda: HashSearchConfig(codes=HERE), "either --key or --photo"),
-        (lambda: HashSearchConfig(codes=HERE, key="a", photo=HERE), "either --key or --photo"),
-        (lambda: HashSearchConfig(codes=HERE, key="a", top=0), "top must be at least 1"),
-        (lambda: HashSearchConfig(codes=HERE, key="a", asymmetric=True), "needs --photo"),
+        (lambda: HashSearchConfig(codes=HERE), "one of --key, --photo and --keys-from"),
+        (lambda: HashSearchConfig(codes=HERE, key=("a",), photo=(HERE,)), "one of --key, --photo and --keys-from"),
+        (lambda: HashSearchConfig(codes=HERE, key=("a",), top=0), "top must be at least 1"),
+        (lambda: HashSearchConfig(codes=HERE, key=("a",), shortlist=20), "of no use without --rerank"),
+        (
+            lambda: HashSearchConfig(codes=HERE, key=("a",), shortlist=9, rerank="float"),
+            "shortlist must be at least top (10)",
+        ),
         (lambda: HashEvaluateConfig(inputs=(HERE,), k=0), "k and bits must be at least 1"),
         (lambda: HashEvaluateConfig(inputs=()), "at least one folder"),
     ],
 )
 def test_impossible_settings_are_named(make: Callable[[], object], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=re.escape(words)):
         make()
+
+
+def test_encoding_streams_pieces(made: Path, umbel: Umbel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("umbel.evaluation.hashing.encode_command.ROWS_AT_ONCE", 7)
+    encode = ["hash", "encode", made / "coder", "--embeddings", made / "embeddings", "--out", made / "again"]
+    assert umbel(*encode).code == 0
+    for name in ("codes.safetensors", "keys.txt", "codes.json"):
+        assert (made / "again" / name).read_bytes() == (made / "codes" / name).read_bytes()
+
+
+def test_a_batch_of_keys_answers_as_each_alone(made: Path, umbel: Umbel) -> None:
+    keys = [f"plant_{row:03d}" for row in (3, 80, 41)]
+    (made / "keys.txt").write_text("\n".join(keys))
+    search = ["hash", "search", made / "codes", "--top", 4, "--json"]
+    for more in ([], ["--rerank", "float"], ["--rerank", "asymmetric", "--shortlist", 9]):
+        batch = json.loads(umbel(*search, "--keys-from", made / "keys.txt", *more).out)
+        assert [answer["query"] for answer in batch] == keys
+        assert json.loads(umbel(*search, "--key", *keys, *more).out) == batch
+        assert [json.loads(umbel(*search, "--key", key, *more).out)[0] for key in keys] == batch
+        assert all(answer["query"] not in [row["key"] for row in answer["found"]] for answer in batch)
+    shown = umbel("hash", "search", made / "codes", "--keys-from", made / "keys.txt", "--rerank", "float").out
+    assert "order: float distance over the 90 nearest" in shown
+    assert all(f"\n{key}\n" in shown for key in keys)
+
+
+def test_other_embeddings_than_the_codes_were_made_of_are_refused(made: Path, umbel: Umbel, refused: Refused) -> None:
+    search = ["hash", "search", made / "codes", "--key", "plant_004", "--rerank", "float"]
+    (made / "embeddings").rename(made / "elsewhere")
+    assert "holds no embeddings" in refused(*search)
+    assert umbel(*search, "--embeddings", made / "elsewhere").code == 0
+    make_embeddings(made / "embeddings", other=1)
+    assert "holds other embeddings" in refused(*search)
+
+
+def test_an_index_that_is_asked_for_is_searched(made: Path, umbel: Umbel, refused: Refused) -> None:
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed (pip install 'umbel[search]')")
+    encode = ["hash", "encode", made / "coder", "--embeddings", made / "embeddings", "--index", "ivf", "--out"]
+    assert "index: None there, ivf now" in refused(*encode, made / "codes")
+    ending = umbel(*encode, made / "indexed")
+    assert ending.code == 0, ending.err
+    assert "an index (faiss IVF) of 4 lists for 90 codes" in ending.out
+    search = ["hash", "search", made / "indexed", "--key", "plant_004", "--top", 3]
+    assert "of 4 lists of the index, recall@10" in umbel(*search).out
+    assert umbel(*search, "--exact").out == umbel("hash", "search", made / "codes", *search[3:]).out

@@ -1,22 +1,27 @@
 """A set of hash codes: packed bits with their keys, labels and splits, and where they come from.
 
-Stored as a folder: codes.safetensors (packed, label, split), keys.txt, codes.json (bits, packing, provenance).
+Stored as a folder: codes.safetensors (label, split, key_end, packed), keys.txt, codes.json (bits, packing,
+provenance), and for large sets index.faiss. All of it is memory-mapped when it is read.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from umbel.evaluation.hashing.keys import Keys, line_ends
+from umbel.evaluation.tensor_file import write_tensors
+from umbel.evaluation.tensor_map import map_tensors
 from umbel.run import UserError, atomic_folder, read_json
 
 PACKING = "numpy.packbits: bit 0 is the highest bit of byte 0; padded with zeros to whole bytes"
+TENSORS, KEYS, RECORD, INDEX = "codes.safetensors", "keys.txt", "codes.json", "index.faiss"
 
 
 def pack(bits: np.ndarray) -> np.ndarray:
@@ -38,63 +43,89 @@ class Codes:
     """K."""
     label: np.ndarray  # (N,) int64, -1 without
     split: np.ndarray  # (N,) int64, index into `splits`
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     splits: tuple[str, ...]
     classes: tuple[str, ...]
     """Line n names label n; empty without labels."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Coder (where, method, sha256), embeddings (where, sha256, their own provenance), versions."""
+    """Coder (where, method, sha256), embeddings (where, sha256, their own provenance), versions, search index."""
 
     def __len__(self) -> int:
         return len(self.packed)
 
+    def name(self, row: int) -> str | None:
+        """The class of a photograph in words; None without a label."""
+        label = int(self.label[row])
+        return self.classes[label] if 0 <= label < len(self.classes) else None
+
     def save(self, folder: Path) -> None:
         """Write the folder; it appears whole or not at all."""
-        arrays = {
-            "packed": np.ascontiguousarray(self.packed, dtype=np.uint8),
-            "label": np.ascontiguousarray(self.label, dtype=np.int64),
-            "split": np.ascontiguousarray(self.split, dtype=np.int64),
-        }
-        told = {"format": 1, "bits": self.bits, "packing": PACKING, "count": len(self)} | {
-            "splits": list(self.splits),
-            "classes": list(self.classes),
-            "provenance": self.provenance,
-        }
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder) as beside:
-            save_file(arrays, beside / "codes.safetensors")
-            (beside / "keys.txt").write_text("".join(f"{key}\n" for key in self.keys))
-            (beside / "codes.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+            (beside / KEYS).write_bytes("".join(f"{key}\n" for key in self.keys).encode())
+            write_arrays(beside, self.packed.shape, [self.label], [self.split], [self.packed])
+            write_record(beside, self)
 
     @classmethod
     def load(cls, folder: Path) -> Codes:
-        """Read a folder that `save` wrote.
+        """Open a folder that `save` or `umbel hash encode` wrote; codes, labels and keys are memory-mapped.
 
         Raises:
             UserError: not such a folder, damaged, or of a newer format.
         """
-        if not (folder / "codes.json").is_file():
-            raise UserError(f"{folder} holds no codes (codes.json): make them with `umbel hash encode`.")
-        told = read_json(folder / "codes.json", "the codes' record")
+        if not (folder / RECORD).is_file():
+            raise UserError(f"{folder} holds no codes ({RECORD}): make them with `umbel hash encode`.")
+        told = read_json(folder / RECORD, "the codes' record")
         try:
-            arrays = load_file(folder / "codes.safetensors")
-            keys = tuple((folder / "keys.txt").read_text().splitlines())
+            arrays = map_tensors(folder / TENSORS)
             codes = cls(
                 packed=arrays["packed"],
                 bits=told["bits"],
                 label=arrays["label"],
                 split=arrays["split"],
-                keys=keys,
+                # Codes of earlier versions do not tell where lines end; counting them takes half a second for ten
+                # million.
+                keys=Keys(folder / KEYS, arrays.get("key_end")),
                 splits=tuple(told["splits"]),
                 classes=tuple(told["classes"]),
                 provenance=told["provenance"],
             )
             fault = _fault(codes, told["count"])
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"the codes in {folder} cannot be read ({error}).") from error
         if fault:
             raise UserError(f"the codes in {folder} do not fit together: {fault}.")
         return codes
+
+
+Pieces = Iterable[np.ndarray]
+
+
+def write_arrays(folder: Path, shape: tuple[int, ...], label: Pieces, split: Pieces, packed: Pieces) -> None:
+    """Write the tensors, each in pieces, beside a keys.txt that is there.
+
+    Args:
+        shape: of the packed codes, (N, ceil(K / 8)).
+        label, split: rows of int64; packed: rows of uint8.
+    """
+    rows = shape[:1]
+    tensors = {
+        "label": ("<i8", rows, label),
+        "split": ("<i8", rows, split),
+        "key_end": ("<i8", rows, [line_ends(folder / KEYS)]),
+        "packed": ("|u1", shape, packed),
+    }
+    write_tensors(folder / TENSORS, tensors)
+
+
+def write_record(folder: Path, codes: Codes) -> None:
+    """Write codes.json, which makes a folder one of codes."""
+    told = {"format": 1, "bits": codes.bits, "packing": PACKING, "count": len(codes)} | {
+        "splits": list(codes.splits),
+        "classes": list(codes.classes),
+        "provenance": codes.provenance,
+    }
+    (folder / RECORD).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 def _fault(codes: Codes, count: int) -> str | None:

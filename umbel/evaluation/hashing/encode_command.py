@@ -1,15 +1,20 @@
-"""`umbel hash encode CODER --embeddings DIR --out DIR`: embeddings to packed codes."""
+"""`umbel hash encode CODER --embeddings DIR --out DIR`: embeddings to packed codes, in pieces: the set may be larger
+than memory."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
-from umbel.evaluation.embeddings import Embeddings
-from umbel.evaluation.hashing.codes import Codes, pack
+from umbel.evaluation.hashing.codes import INDEX, KEYS, TENSORS, Codes, pack, write_arrays, write_record
+from umbel.evaluation.hashing.index import IndexChoice, build_index
+from umbel.evaluation.hashing.keys import Keys
 from umbel.evaluation.hashing.stored import (
     Hasher,
     already_made,
@@ -18,7 +23,12 @@ from umbel.evaluation.hashing.stored import (
     load_hasher,
     versions,
 )
-from umbel.run import UserError, say
+from umbel.evaluation.stored_embeddings import RECORD, StoredEmbeddings
+from umbel.evaluation.stored_embeddings import TENSORS as FEATURES
+from umbel.evaluation.tensor_map import map_tensors
+from umbel.run import Bar, UserError, atomic_folder, say
+
+ROWS_AT_ONCE = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +38,11 @@ class HashEncodeConfig:
     coder: Annotated[Path, tyro.conf.Positional]
     """A folder of `umbel hash fit`."""
     embeddings: Path
-    """A folder of `umbel embed`, by the backbone that the coder was fitted for."""
+    """A folder of `umbel embed`, by the backbone that the coder was fitted for; it may be larger than memory."""
     out: Path
     """Folder for the codes."""
+    index: IndexChoice = "auto"
+    """The search index beside the codes: auto (faiss IVF from 4 million photographs on), ivf, or none."""
     force: bool = False
     """Move a folder at --out that holds something else aside."""
 
@@ -42,8 +54,8 @@ def run(config: HashEncodeConfig) -> None:
         UserError: embeddings that are not the coder's, or something else at --out.
     """
     hasher, told = load_hasher(config.coder)
-    embeddings = Embeddings.load(config.embeddings)
-    check_fit(hasher, told, embeddings, config.coder, config.embeddings)
+    embeddings = StoredEmbeddings.open(config.embeddings)
+    check_fit(hasher, told, embeddings, config.coder)
     coder = {
         "folder": str(config.coder),
         "method": hasher.method,
@@ -51,9 +63,12 @@ def run(config: HashEncodeConfig) -> None:
     }
     source = {
         "folder": str(config.embeddings),
-        "sha256": file_sha256(config.embeddings / "embeddings.safetensors"),
+        "sha256": file_sha256(config.embeddings / FEATURES),
+        "record_sha256": file_sha256(config.embeddings / RECORD),
     }
     asked = {"coder": coder["sha256"], "embeddings": source["sha256"]}
+    if config.index != "auto":
+        asked["index"] = config.index
     if already_made(config.out, "codes.json", asked, force=config.force):
         say(f"{config.out} already holds these codes.")
         return
@@ -61,34 +76,58 @@ def run(config: HashEncodeConfig) -> None:
     codes = encode(
         hasher,
         embeddings,
+        config.out,
         {"asked": asked, "coder": coder, "embeddings": source, "versions": versions()}
         | {name: embeddings.provenance.get(name) for name in names},
+        index=config.index,
     )
-    codes.save(config.out)
     say(f"{config.out}: {len(codes):,} codes of {codes.bits} bits, {codes.packed.nbytes:,} bytes.")
 
 
-def encode(hasher: Hasher, embeddings: Embeddings, provenance: dict[str, Any]) -> Codes:
-    """The codes of embeddings."""
+def encode(
+    hasher: Hasher, embeddings: StoredEmbeddings, out: Path, provenance: dict[str, Any], *, index: IndexChoice = "none"
+) -> Codes:
+    """Write the codes of embeddings, and their index; the folder appears whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shape = (len(embeddings), -(-hasher.bits // 8))
+    with atomic_folder(out) as beside:
+        shutil.copyfile(embeddings.keys, beside / KEYS)
+        label, split = (embeddings.pieces(name, ROWS_AT_ONCE) for name in ("label", "split"))
+        write_arrays(beside, shape, label, split, _packed(hasher, embeddings))
+        packed = map_tensors(beside / TENSORS)["packed"]
+        made = build_index(packed, hasher.bits, beside / INDEX, index)
+        write_record(beside, _codes(hasher, embeddings, beside, provenance | {"index": made}))
+    return Codes.load(out)
+
+
+def _packed(hasher: Hasher, embeddings: StoredEmbeddings) -> Iterator[np.ndarray]:
+    with Bar("encoding photographs", len(embeddings)) as bar:
+        for features in embeddings.pieces("features", ROWS_AT_ONCE):
+            yield pack(hasher.encode(features))
+            bar.advance(len(features))
+
+
+def _codes(hasher: Hasher, embeddings: StoredEmbeddings, folder: Path, provenance: dict[str, Any]) -> Codes:
+    arrays = map_tensors(folder / TENSORS)
     return Codes(
-        packed=pack(hasher.encode(embeddings.features)),
+        packed=arrays["packed"],
         bits=hasher.bits,
-        label=embeddings.label,
-        split=embeddings.split,
-        keys=embeddings.keys,
+        label=arrays["label"],
+        split=arrays["split"],
+        keys=Keys(folder / KEYS, arrays["key_end"]),
         splits=embeddings.splits,
         classes=embeddings.classes,
         provenance=provenance,
     )
 
 
-def check_fit(hasher: Hasher, told: dict[str, Any], embeddings: Embeddings, coder: Path, folder: Path) -> None:
+def check_fit(hasher: Hasher, told: dict[str, Any], embeddings: StoredEmbeddings, coder: Path) -> None:
     """Refuse embeddings that the coder was not fitted for.
 
     Raises:
         UserError: another width, or another backbone.
     """
-    width = embeddings.features.shape[1]
+    folder, width = embeddings.folder, embeddings.width
     if width != hasher.width:
         raise UserError(f"{folder} has features of width {width}, and {coder} was fitted for width {hasher.width}.")
     theirs, ours = backbone_sha256(embeddings.provenance), backbone_sha256(told)

@@ -24,7 +24,7 @@ from umbel.evaluation.hashing.evaluate import (
     score_features,
     score_hasher,
 )
-from umbel.evaluation.hashing.search_command import codes_hasher
+from umbel.evaluation.hashing.queries import codes_hasher
 from umbel.evaluation.hashing.stored import BASELINES
 from umbel.evaluation.measures import Denominator
 from umbel.run import UserError, say, write_atomic

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 Engine = Literal["auto", "faiss", "numpy"]
+BLOCK = 1 << 16
 # Set bits of every byte, for a numpy without bitwise_count (before 2.0).
 BYTE_COUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
 
@@ -50,18 +51,43 @@ def hamming_search(
     if choose_engine(engine) == "faiss":
         return _search_by_faiss(queries, database, k)
     words = as_words(database)
-    found = [nearest_rows(popcount(words ^ query), k) for query in as_words(queries)]
-    return _stack([(d.astype(np.int32), rows) for d, rows in found], k, np.int32)
+    return _stack([_scan(words, query, k) for query in as_words(queries)], k, np.int32)
+
+
+def _scan(words: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k codes that differ least from one query, ties by the lowest row: (N, words) and (words,) uint64."""
+    distances = np.empty(len(words), np.int32)
+    count = np.zeros(64 * words.shape[1] + 1, np.int64)
+    # Block by block: what lies between stays in the processor's cache, and memory is that of the answer.
+    for first in range(0, len(words), BLOCK):
+        differing = popcount(words[first : first + BLOCK] ^ query)
+        distances[first : first + BLOCK] = differing
+        count += np.bincount(differing, minlength=len(count))
+    # Distances are few whole numbers: counting them finds the k-th without sorting.
+    rows = np.flatnonzero(distances <= np.searchsorted(np.cumsum(count), k))
+    found, order = nearest_rows(distances[rows], k)
+    return found, rows[order]
 
 
 def _search_by_faiss(queries: np.ndarray, database: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     faiss = importlib.import_module("faiss")
     index = faiss.IndexBinaryFlat(8 * database.shape[1])
     index.add(np.ascontiguousarray(database))
+    return search_flat(index, queries, k)
+
+
+def search_flat(index: Any, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest codes, at most all, of faiss's exact index, ties by the lowest row: (Q, k) int32 and int64."""
     distances, rows = index.search(np.ascontiguousarray(queries), k)
     # faiss keeps the lowest rows among ties; their order among themselves is nowhere promised.
-    order = np.lexsort((rows, distances), axis=1)
-    return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
+    order = in_order(distances, rows)
+    return np.take_along_axis(distances, order, -1), np.take_along_axis(rows, order, -1)
+
+
+def in_order(distances: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The order by distance, ties by the lowest row, along the last axis."""
+    order: np.ndarray = np.lexsort((rows, distances), axis=-1)
+    return order
 
 
 def asymmetric_search(logits: np.ndarray, database: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,15 +106,19 @@ def asymmetric_search(logits: np.ndarray, database: np.ndarray, k: int) -> tuple
     """
     _check(-(-logits.shape[1] // 8), database.shape[1], k)
     k = min(k, len(database))
-    columns = np.ascontiguousarray(database.T)  # (bytes, N)
-    found = []
-    for tables in distance_tables(logits):
-        # Summed byte by byte in one order: equal codes have equal distances to the last bit, and ties stay ties.
-        distances = np.zeros(len(database))
-        for table, column in zip(tables, columns, strict=True):
-            distances += table[column]
-        found.append(nearest_rows(distances, k))
-    return _stack(found, k, np.float64)
+    by_byte = np.asfortranarray(database)
+    return _stack([nearest_rows(asymmetric_distances(query, by_byte), k) for query in logits], k, np.float64)
+
+
+def asymmetric_distances(logits: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    """The L1 distance between sigmoid(z) and codes: (K,) and (n, ceil(K / 8)) -> (n,) float64.
+
+    Summed byte by byte in one order: equal codes have equal distances to the last bit, and ties stay ties.
+    """
+    distances = np.zeros(len(packed))
+    for table, column in zip(distance_tables(logits[None])[0], packed.T, strict=True):
+        distances += table[column]
+    return distances
 
 
 def distance_tables(logits: np.ndarray) -> np.ndarray:
@@ -127,14 +157,17 @@ def nearest_rows(distances: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]
 def as_words(packed: np.ndarray) -> np.ndarray:
     """(N, bytes) uint8 -> (N, words) uint64, padded with zeros."""
     spare = -packed.shape[1] % 8
-    return np.ascontiguousarray(np.pad(packed, ((0, 0), (0, spare)))).view(np.uint64)
+    padded = np.pad(packed, ((0, 0), (0, spare))) if spare else packed
+    return np.ascontiguousarray(padded).view(np.uint64)
 
 
 def popcount(words: np.ndarray) -> np.ndarray:
     """Set bits of each row: (N, words) uint64 -> (N,) int64."""
     counts: np.ndarray
     if hasattr(np, "bitwise_count"):
-        counts = np.bitwise_count(words).sum(1, dtype=np.int64)
+        counts = np.zeros(len(words), np.int64)
+        for column in words.T:
+            counts += np.bitwise_count(column)
         return counts
     counts = BYTE_COUNT[words.view(np.uint8)].sum(1, dtype=np.int64)
     return counts

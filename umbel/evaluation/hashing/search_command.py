@@ -1,4 +1,4 @@
-"""`umbel hash search CODES --key KEY | --photo FILE`: the photographs whose codes are nearest."""
+"""`umbel hash search CODES --key K ... | --photo F ... | --keys-from FILE`: the photographs whose codes are nearest."""
 
 from __future__ import annotations
 
@@ -7,59 +7,76 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import numpy as np
-import torch
 import tyro
 
-from umbel.config import nearest
-from umbel.data.photograph import BadPhotographError, read_photograph
-from umbel.evaluation.embed import weights_sha256
 from umbel.evaluation.hashing.codes import Codes
-from umbel.evaluation.hashing.search import asymmetric_search, hamming_search
-from umbel.evaluation.hashing.stored import Hasher, backbone_name, backbone_sha256, file_sha256, load_hasher
-from umbel.evaluation.reading import read_again
-from umbel.run import UserError
+from umbel.evaluation.hashing.finder import Finder
+from umbel.evaluation.hashing.queries import (
+    Queries,
+    codes_backbone,
+    codes_embeddings,
+    codes_hasher,
+    of_keys,
+    of_photographs,
+    read_photographs,
+)
+from umbel.evaluation.hashing.rerank import Answer, Ranking, Rerank
+from umbel.run import UserError, say
+
+SHORTLIST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class HashSearchConfig:
-    """Find the photographs whose codes are nearest to one photograph's."""
+    """Find the photographs whose codes are nearest, to one query or to many."""
 
     codes: Annotated[Path, tyro.conf.Positional]
     """A folder of `umbel hash encode`."""
-    key: str | None = None
-    """Key of a photograph among the codes; it is left out of its own answer."""
-    photo: Path | None = None
-    """A photograph of your own, embedded by the backbone that the codes' record names."""
+    key: tuple[str, ...] = ()
+    """Keys of photographs among the codes; each is left out of its own answer."""
+    photo: tuple[Path, ...] = ()
+    """Photographs of your own, embedded by the backbone that the codes' record names."""
+    keys_from: Path | None = None
+    """A file with a key on each line."""
     top: int = 10
     """Photographs to name."""
-    asymmetric: bool = False
-    """Rank by the real-valued query (with --photo) instead of its code."""
+    rerank: Rerank = "none"
+    """Order a shortlist again: asymmetric (the real-valued query against codes), or float (the embeddings' cosine)."""
+    shortlist: int | None = None
+    """Photographs by Hamming distance that are ordered again; 1000, or --top where that is more."""
+    exact: bool = False
+    """Compare all codes, also where there is an index."""
     backbone: str | None = None
     """The backbone, where it lies elsewhere by now."""
     coder: Path | None = None
     """The coder's folder, where it lies elsewhere by now."""
+    embeddings: Path | None = None
+    """The embeddings' folder, where it lies elsewhere by now."""
     json: bool = False
     """Print JSON."""
 
     def __post_init__(self) -> None:
-        if (self.key is None) == (self.photo is None):
-            raise ValueError("give either --key or --photo")
+        if sum((bool(self.key), bool(self.photo), self.keys_from is not None)) != 1:
+            raise ValueError("give one of --key, --photo and --keys-from")
         if self.top < 1:
             raise ValueError(f"top must be at least 1, not {self.top}")
-        if self.asymmetric and self.photo is None:
-            raise ValueError("--asymmetric needs --photo: a key has a code alone, no logits")
+        if self.shortlist is not None and self.rerank == "none":
+            raise ValueError(f"shortlist {self.shortlist} is of no use without --rerank")
+        if self.shortlist is not None and self.shortlist < self.top:
+            raise ValueError(f"shortlist must be at least top ({self.top}), not {self.shortlist}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """One line of the answer."""
+    """One line of an answer."""
 
     key: str
     distance: float
-    """Bits that differ, or the L1 distance of an asymmetric search."""
+    """Bits that differ, the L1 distance of an asymmetric search, or 1 - cosine."""
+    hamming: int
+    """Bits that differ."""
     split: str
     name: str | None
     """Of its class; None without a label."""
@@ -69,91 +86,77 @@ def run(config: HashSearchConfig) -> None:
     """Search and print.
 
     Raises:
-        UserError: no such key, a bad photograph, or a coder or backbone that is not the codes'.
+        UserError: no such key, a bad photograph, or a coder, backbone or embeddings that are not the codes'.
     """
-    codes = Codes.load(config.codes)
     # JSON has standard output for itself.
     with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
-        if config.key is not None:
-            found = search_by_key(codes, config.key, config.top)
-        else:
-            found = _search_by_photograph(codes, config)
+        codes = Codes.load(config.codes)
+        queries = _queries(codes, config)
+        answers = _ranking(codes, config, queries).answers(queries, config.top)
+    found = {name: in_words(codes, answer) for name, answer in zip(queries.names, answers, strict=True)}
     if config.json:
-        print(json.dumps([vars(row) for row in found], indent=1, ensure_ascii=False))
+        told = [{"query": name, "found": [vars(row) for row in rows]} for name, rows in found.items()]
+        print(json.dumps(told, indent=1, ensure_ascii=False))
         return
-    print(f"{'rank':>4}  {'distance':>8}  {'split':<9}  class and key")
-    for rank, row in enumerate(found, start=1):
-        print(f"{rank:>4}  {row.distance:>8.4g}  {row.split:<9}  {row.name or '-'}  {row.key}")
+    for number, (name, rows) in enumerate(found.items()):
+        if len(found) > 1:
+            print("\n" * bool(number) + name)
+        print(table(rows, finer=config.rerank != "none"))
 
 
-def search_by_key(codes: Codes, key: str, top: int) -> list[Found]:
-    """The nearest to a photograph of the set, itself left out.
-
-    Raises:
-        UserError: no such key.
-    """
-    if key not in codes.keys:
-        raise UserError(f"there is no photograph with the key '{key}'{nearest(key, codes.keys)}.")
-    row = codes.keys.index(key)
-    distances, rows = hamming_search(codes.packed[row : row + 1], codes.packed, top + 1)
-    others = rows[0] != row
-    return _found(codes, distances[0][others][:top], rows[0][others][:top])
+def _queries(codes: Codes, config: HashSearchConfig) -> Queries:
+    if config.photo:
+        photographs = read_photographs(config.photo)
+        return of_photographs(codes_hasher(codes, config.coder), codes_backbone(codes, config.backbone), photographs)
+    keys = config.key if config.keys_from is None else read_keys(config.keys_from)
+    return of_keys(codes, tuple(dict.fromkeys(keys)))
 
 
-def _search_by_photograph(codes: Codes, config: HashSearchConfig) -> list[Found]:
-    assert config.photo is not None
-    hasher = codes_hasher(codes, config.coder)
-    logits = hasher.logits(photograph_features(codes, config.photo, config.backbone))
-    if config.asymmetric:
-        distances, rows = asymmetric_search(logits, codes.packed, config.top)
-    else:
-        distances, rows = hamming_search(np.packbits(logits > 0, axis=1), codes.packed, config.top)
-    return _found(codes, distances[0], rows[0])
-
-
-def codes_hasher(codes: Codes, folder: Path | None) -> Hasher:
-    """The coder that made the codes, from where they say that it lies, or from `folder`.
+def read_keys(file: Path) -> tuple[str, ...]:
+    """The lines of a file that are not empty.
 
     Raises:
-        UserError: it is not there, or another one.
-    """
-    told = codes.provenance.get("coder")
-    if not isinstance(told, dict) or "folder" not in told:
-        raise UserError("the codes do not tell the coder that made them.")
-    folder = folder or Path(told["folder"])
-    hasher, _ = load_hasher(folder)
-    if file_sha256(folder / "coder.safetensors") != told.get("sha256"):
-        raise UserError(f"{folder} holds another coder than the one that made the codes: encode them again.")
-    return hasher
-
-
-def photograph_features(codes: Codes, photo: Path, name: str | None) -> np.ndarray:
-    """A photograph through the codes' backbone: (1, C).
-
-    Raises:
-        UserError: a bad photograph, no backbone, or another one.
+        UserError: it cannot be read, or there are none.
     """
     try:
-        image = read_photograph(photo)
-    except BadPhotographError as error:
-        raise UserError(f"{photo} cannot be used: {error}.") from error
-    name = name or backbone_name(codes.provenance)
-    if name is None:
-        raise UserError("the codes do not tell the backbone that embedded their photographs: give it with --backbone.")
-    backbone = read_again(name, codes.provenance)
-    told = backbone_sha256(codes.provenance)
-    if told is not None and weights_sha256(backbone) != told:
-        raise UserError(f"{name} has other weights than the backbone that embedded these photographs.")
-    with torch.inference_mode():
-        features: np.ndarray = backbone.model(backbone.transform(image)[None]).float().numpy()
-    return features
+        keys = tuple(line for line in file.read_text(encoding="utf-8").split("\n") if line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read ({error}): --keys-from takes one with a key on each line.") from error
+    if not keys:
+        raise UserError(f"{file} holds no keys: --keys-from takes a file with a key on each line.")
+    return keys
 
 
-def _found(codes: Codes, distances: np.ndarray, rows: np.ndarray) -> list[Found]:
-    answer = []
-    for distance, row in zip(distances.tolist(), rows.tolist(), strict=True):
-        label = int(codes.label[row])
-        name = codes.classes[label] if 0 <= label < len(codes.classes) else None
-        split = codes.splits[codes.split[row]]
-        answer.append(Found(key=codes.keys[row], distance=distance, split=split, name=name))
-    return answer
+def _ranking(codes: Codes, config: HashSearchConfig, queries: Queries) -> Ranking:
+    finder = Finder(codes, config.codes, exact=config.exact, queries=len(queries.names))
+    if config.rerank == "none":
+        return Ranking(finder)
+    shortlist = config.shortlist or max(SHORTLIST, config.top)
+    by_key = queries.logits is None
+    embeddings = codes_embeddings(codes, config.embeddings) if by_key or config.rerank == "float" else None
+    hasher = codes_hasher(codes, config.coder) if by_key and config.rerank == "asymmetric" else None
+    say(f"order: {config.rerank} distance over the {min(shortlist, len(codes)):,} nearest by Hamming distance.")
+    return Ranking(finder, rerank=config.rerank, shortlist=shortlist, hasher=hasher, embeddings=embeddings)
+
+
+def in_words(codes: Codes, answer: Answer) -> list[Found]:
+    """An answer with keys and names."""
+    return [
+        Found(key=codes.keys[row], distance=distance, hamming=bits, split=codes.splits[split], name=codes.name(row))
+        for row, distance, bits, split in zip(
+            *(column.tolist() for column in (answer.rows, answer.distance, answer.hamming, codes.split[answer.rows])),
+            strict=True,
+        )
+    ]
+
+
+def table(rows: list[Found], *, finer: bool) -> str:
+    """An answer for people; `finer`: it is ordered by another distance than bits that differ."""
+    columns: list[tuple[str, Any]] = [("bits", lambda row: f"{row.hamming:>8}")]
+    if finer:
+        columns.insert(0, ("distance", lambda row: f"{row.distance:>8.4f}"))
+    lines = [f"{'rank':>4}  {'  '.join(f'{name:>8}' for name, _ in columns)}  {'split':<9}  class and key"]
+    for rank, row in enumerate(rows, start=1):
+        numbers = "  ".join(tell(row) for _, tell in columns)
+        lines.append(f"{rank:>4}  {numbers}  {row.split:<9}  {row.name or '-'}  {row.key}")
+    return "\n".join(lines)
