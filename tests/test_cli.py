@@ -98,8 +98,8 @@ OPTIONS = {
     "hash encode": """
         --embeddings --out --index --force --no-force""",
     "hash search": """
-        --key --photo --keys-from --top --rerank --shortlist --exact --no-exact --backbone --coder --embeddings --json
-        --no-json""",
+        --key --photo --text --keys-from --top --rerank --shortlist --exact --no-exact --backbone --coder
+        --embeddings --json --no-json""",
     "hash evaluate": """
         --k --denominator --bits --baselines --seed --out --json --no-json""",
     "hash serve": "--port --host --top --data --backbone --coder --exact --no-exact",

@@ -379,8 +379,11 @@ HERE = Path("here")
     [
         (lambda: HashFitConfig(source="a", out=HERE, bits=0), "bits must be at least 1, not 0"),
         (lambda: HashFitConfig(source="a", out=HERE, seed=-1), "seed must not be negative, not -1"),
-        (lambda: HashSearchConfig(codes=HERE), "one of --key, --photo and --keys-from"),
-        (lambda: HashSearchConfig(codes=HERE, key=("a",), photo=(HERE,)), "one of --key, --photo and --keys-from"),
+        (lambda: HashSearchConfig(codes=HERE), "one of --key, --photo, --text and --keys-from"),
+        (
+            lambda: HashSearchConfig(codes=HERE, key=("a",), photo=(HERE,)),
+            "one of --key, --photo, --text and --keys-from",
+        ),
         (lambda: HashSearchConfig(codes=HERE, key=("a",), top=0), "top must be at least 1"),
         (lambda: HashSearchConfig(codes=HERE, key=("a",), shortlist=20), "of no use without --rerank"),
         (

@@ -24,8 +24,10 @@ from umbel.evaluation.hashing.evaluate import (
     score_features,
     score_hasher,
 )
+from umbel.evaluation.hashing.pairs import PairedCoder
 from umbel.evaluation.hashing.queries import codes_hasher
 from umbel.evaluation.hashing.stored import BASELINES
+from umbel.evaluation.hashing.text_retrieval import score_texts
 from umbel.evaluation.measures import Denominator
 from umbel.run import UserError, say, write_atomic
 
@@ -76,13 +78,32 @@ def run(config: HashEvaluateConfig) -> None:
     for bits in dict.fromkeys(one.bits for one in codes.values()) or [config.bits]:
         for method in config.baselines if embeddings is not None else ():
             assert embeddings is not None
-            hasher = BASELINES[method](bits, seed=config.seed).fit(embeddings.features[task.database])
+            try:
+                hasher = BASELINES[method](bits, seed=config.seed).fit(embeddings.features[task.database])
+            except UserError as error:  # more bits than it can make
+                say(f"left out: {error}")
+                continue
             scores += score_hasher(f"{method} beside", hasher, embeddings.features, task, convention)
+    zero_shot = []
+    for name, one in codes.items() if embeddings is not None else ():
+        assert embeddings is not None
+        coder = _reader(one, embeddings)
+        if coder is not None:
+            found, shares = score_texts(name, coder, embeddings.features, embeddings.classes, task, convention)
+            scores += found
+            zero_shot.append(shares)
     told = describe(convention, task, scores)
+    if zero_shot:
+        told["zero_shot"] = [dataclasses.asdict(shares) for shares in zero_shot]
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(config.out, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(told, indent=1, ensure_ascii=False) if config.json else table(told["convention"], scores))
+    for shares in zero_shot if not config.json else ():
+        say(
+            f"{shares.name}: the words of its species are nearest to {100 * shares.by_codes:.1f} % of the queries by "
+            f"codes, to {100 * shares.by_logits:.1f} % by logits, of {shares.species} species."
+        )
 
 
 def read_inputs(folders: tuple[Path, ...]) -> tuple[Embeddings | None, dict[str, Codes]]:
@@ -138,6 +159,16 @@ def _query_logits(codes: Codes, embeddings: Embeddings | None, task: Task, name:
         say(f"{name}: no asymmetric search: its coder takes features of width {hasher.width}.")
         return None
     return hasher.logits(embeddings.features[task.queries])
+
+
+def _reader(codes: Codes, embeddings: Embeddings) -> PairedCoder | None:
+    """The codes' coder, if it reads texts and takes these embeddings; why not was told before."""
+    try:
+        hasher = codes_hasher(codes, None)
+    except UserError:
+        return None
+    fits = isinstance(hasher, PairedCoder) and hasher.width == embeddings.features.shape[1] and embeddings.classes
+    return hasher if isinstance(hasher, PairedCoder) and fits and hasher.reads == "text" else None
 
 
 def describe(convention: Convention, task: Task, scores: list[Score]) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from umbel.config import nearest
 from umbel.data.photograph import BadPhotographError, read_photograph
 from umbel.evaluation.embed import weights_sha256
 from umbel.evaluation.hashing.codes import Codes, pack
+from umbel.evaluation.hashing.pairs import PairedCoder
 from umbel.evaluation.hashing.stored import Hasher, backbone_name, backbone_sha256, file_sha256, load_hasher
+from umbel.evaluation.hashing.text_features import pieces
 from umbel.evaluation.reading import read_again
 from umbel.evaluation.stored_embeddings import RECORD, TENSORS, StoredEmbeddings
 from umbel.run import UserError
@@ -73,6 +75,20 @@ def of_photographs(hasher: Hasher, backbone: Backbone, photographs: dict[str, Im
         images = [backbone.transform(image) for image in photographs.values()]
         features = np.concatenate([backbone.model(image[None]).float().numpy() for image in images])
     return of_logits(tuple(photographs), logits_of(hasher, features), features)
+
+
+def of_texts(hasher: Hasher, texts: Sequence[str]) -> Queries:
+    """Queries in words.
+
+    Raises:
+        UserError: the coder reads no text, or a text has no word.
+    """
+    if not isinstance(hasher, PairedCoder) or hasher.reads != "text":
+        raise UserError("these codes know no words: fit their coder with `umbel hash fit --pairs names` or captions.")
+    empty = next((text for text in texts if not any(pieces(text))), None)
+    if empty is not None:
+        raise UserError(f"there is no word in '{empty}'.")
+    return of_logits(texts, hasher.text_logits(list(texts)))
 
 
 def logits_of(hasher: Hasher, features: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`umbel hash search CODES --key K ... | --photo F ... | --keys-from FILE`: the photographs whose codes are nearest."""
+"""`umbel hash search CODES --key | --photo | --text | --keys-from ...`: the photographs whose codes are nearest."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from umbel.evaluation.hashing.queries import (
     codes_hasher,
     of_keys,
     of_photographs,
+    of_texts,
     read_photographs,
 )
 from umbel.evaluation.hashing.rerank import Answer, Ranking, Rerank
@@ -38,6 +39,8 @@ class HashSearchConfig:
     """Keys of photographs among the codes; each is left out of its own answer."""
     photo: tuple[Path, ...] = ()
     """Photographs of your own, embedded by the backbone that the codes' record names."""
+    text: tuple[str, ...] = ()
+    """What to look for in words, in quotes; for coders that were fitted with --pairs names or captions."""
     keys_from: Path | None = None
     """A file with a key on each line."""
     top: int = 10
@@ -58,8 +61,10 @@ class HashSearchConfig:
     """Print JSON."""
 
     def __post_init__(self) -> None:
-        if sum((bool(self.key), bool(self.photo), self.keys_from is not None)) != 1:
-            raise ValueError("give one of --key, --photo and --keys-from")
+        if sum((bool(self.key), bool(self.photo), bool(self.text), self.keys_from is not None)) != 1:
+            raise ValueError("give one of --key, --photo, --text and --keys-from")
+        if self.text and self.rerank == "float":
+            raise ValueError("rerank float compares the embeddings of photographs, which words have none of")
         if self.top < 1:
             raise ValueError(f"top must be at least 1, not {self.top}")
         if self.shortlist is not None and self.rerank == "none":
@@ -108,6 +113,8 @@ def _queries(codes: Codes, config: HashSearchConfig) -> Queries:
     if config.photo:
         photographs = read_photographs(config.photo)
         return of_photographs(codes_hasher(codes, config.coder), codes_backbone(codes, config.backbone), photographs)
+    if config.text:
+        return of_texts(codes_hasher(codes, config.coder), tuple(dict.fromkeys(config.text)))
     keys = config.key if config.keys_from is None else read_keys(config.keys_from)
     return of_keys(codes, tuple(dict.fromkeys(keys)))
 

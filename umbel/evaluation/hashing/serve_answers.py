@@ -1,4 +1,4 @@
-"""What the local page asks for, answered as plain data: the photographs nearest to a photograph, a key or a row."""
+"""What the local page asks for, answered as plain data: the photographs nearest to a photograph, words, a key."""
 
 from __future__ import annotations
 
@@ -9,27 +9,35 @@ from typing import Any
 import numpy as np
 
 from umbel.backbones import Backbone
-from umbel.evaluation.hashing.queries import Queries, of_keys, of_photographs, of_rows
+from umbel.evaluation.hashing.queries import Queries, of_keys, of_photographs, of_rows, of_texts
 from umbel.evaluation.hashing.rerank import Ranking
 from umbel.evaluation.hashing.serve_photographs import Photographs
 from umbel.evaluation.hashing.serve_upload import RefusedError, decode_upload
 from umbel.evaluation.hashing.stored import Hasher
 from umbel.run import UserError
 
+MOST_LETTERS = 1000
+
 
 class Answers:
     """Stored codes with what it takes to search in them."""
 
     def __init__(
-        self, ranking: Ranking, photographs: Photographs | None, embedder: tuple[Hasher, Backbone] | None, top: int
+        self,
+        ranking: Ranking,
+        photographs: Photographs | None,
+        embedder: tuple[Hasher, Backbone] | None,
+        top: int,
+        reader: Hasher | None = None,
     ) -> None:
         """Args:
         photographs: for pictures; None: there are none.
         embedder: for queries that are photographs; None: these are refused.
+        reader: for queries in words; None: these are refused.
         top: photographs in an answer.
         """
         self.ranking, self.codes = ranking, ranking.codes
-        self.photographs, self.embedder, self.top = photographs, embedder, top
+        self.photographs, self.embedder, self.top, self.reader = photographs, embedder, top, reader
 
     def by_photograph(self, content: bytes) -> dict[str, Any]:
         """Raises:
@@ -47,8 +55,20 @@ class Answers:
         try:
             return self.by_queries(of_keys(self.codes, [key]))
         except UserError as error:
-            sentence = str(error)
-            raise RefusedError(404, sentence[:1].upper() + sentence[1:]) from error
+            raise _refused(404, error) from error
+
+    def by_text(self, text: str) -> dict[str, Any]:
+        """Raises:
+        RefusedError: these codes know no words, or there is none in the text.
+        """
+        if self.reader is None:
+            raise RefusedError(404, "These codes know no words.")
+        if len(text) > MOST_LETTERS:
+            raise RefusedError(400, f"Say it in at most {MOST_LETTERS:,} letters.")
+        try:
+            return self.by_queries(of_texts(self.reader, [text]))
+        except UserError as error:
+            raise _refused(400, error) from error
 
     def by_row(self, row: int) -> dict[str, Any]:
         """Raises:
@@ -98,3 +118,9 @@ class Answers:
             "name": self.codes.name(row),
             "split": self.codes.splits[split],
         }
+
+
+def _refused(status: int, error: UserError) -> RefusedError:
+    """The sentence of a mistake, as the page shows it."""
+    sentence = str(error)
+    return RefusedError(status, sentence[:1].upper() + sentence[1:])

@@ -11,6 +11,7 @@ import tyro
 from umbel.backbones import Backbone
 from umbel.evaluation.hashing.codes import Codes
 from umbel.evaluation.hashing.finder import FLAT_FROM, Finder
+from umbel.evaluation.hashing.pairs import PairedCoder
 from umbel.evaluation.hashing.queries import codes_backbone, codes_hasher
 from umbel.evaluation.hashing.rerank import Ranking
 from umbel.evaluation.hashing.serve_answers import Answers
@@ -80,9 +81,11 @@ def make_server(config: HashServeConfig) -> Server:
     photographs = open_photographs(codes, config.data)
     embedder = _embedder(codes, config)
     ranking = Ranking(Finder(codes, config.codes, exact=config.exact, queries=FLAT_FROM))
-    answers = Answers(ranking, photographs, embedder, config.top)
+    reader = _reader(codes, config)
+    answers = Answers(ranking, photographs, embedder, config.top, reader)
+    can = {"photographs": photographs is not None, "uploads": embedder is not None, "words": reader is not None}
     texts = {
-        "/": (HTML, page(codes, config.codes, photographs=photographs is not None, uploads=embedder is not None)),
+        "/": (HTML, page(codes, config.codes, **can)),
         "/icon.svg": (SVG, icon()),
         "/page.css": (CSS, STYLE),
         "/page.js": (JS, SCRIPT),
@@ -94,6 +97,17 @@ def make_server(config: HashServeConfig) -> Server:
             f"{config.host}, port {config.port} cannot be listened on ({error.strerror or error}): give another "
             "--port, or --host."
         ) from error
+
+
+def _reader(codes: Codes, config: HashServeConfig) -> Hasher | None:
+    """The coder, if it reads texts."""
+    if codes.provenance.get("coder", {}).get("method") != PairedCoder.method:
+        return None
+    try:
+        hasher = codes_hasher(codes, config.coder)
+    except UserError:  # told where photographs are embedded
+        return None
+    return hasher if isinstance(hasher, PairedCoder) and hasher.reads == "text" else None
 
 
 def _embedder(codes: Codes, config: HashServeConfig) -> tuple[Hasher, Backbone] | None:

@@ -100,9 +100,11 @@ class Handler(BaseHTTPRequestHandler):
             what, _, value = query.partition("=")
             if what == "key":
                 return _json(self.server.answers.by_key(unquote_plus(value)))
+            if what == "text":
+                return _json(self.server.answers.by_text(unquote_plus(value)))
             if what == "row" and re.fullmatch(r"[0-9]{1,12}", value):
                 return _json(self.server.answers.by_row(int(value)))
-            raise RefusedError(400, "Ask for a key or a row.")
+            raise RefusedError(400, "Ask for words, a key or a row.")
         raise RefusedError(404, "There is nothing at this address.")
 
     def _post(self) -> tuple[str, bytes]:

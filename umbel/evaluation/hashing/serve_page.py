@@ -12,12 +12,13 @@ from umbel.evaluation.report_style import umbel_drawing
 TITLE = "Nearest photographs"
 
 
-def page(codes: Codes, folder: Path, *, photographs: bool, uploads: bool) -> str:
+def page(codes: Codes, folder: Path, *, photographs: bool, uploads: bool, words: bool = False) -> str:
     """The page for a set of codes.
 
     Args:
         photographs: pictures can be shown.
         uploads: a query may be a photograph.
+        words: a query may be a text.
     """
     head = tag(
         "head",
@@ -35,7 +36,7 @@ def page(codes: Codes, folder: Path, *, photographs: bool, uploads: bool) -> str
     # What tells of an answer must be on the page before there is one: a screen reader speaks what changes in it.
     telling = (tag("p", "", id="status", role="status"), tag("p", "", id="error", role="alert"))
     question = tag("h2", "What are you looking for?")
-    asking = tag("section", question, *_forms(codes, uploads), *telling, aria_label="Search")
+    asking = tag("section", question, *_forms(codes, uploads, words), *telling, aria_label="Search")
     answer = tag(
         "section",
         tag("h2", "Answer", id="heading", tabindex="-1"),
@@ -58,7 +59,7 @@ def icon() -> str:
     return str(umbel_drawing()).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" color="#5a9152" ', 1)
 
 
-def _forms(codes: Codes, uploads: bool) -> list[Markup]:
+def _forms(codes: Codes, uploads: bool, words: bool) -> list[Markup]:
     forms = []
     if uploads:
         pick = tag("label", "Drop a photograph here, or pick one", for_="photograph")
@@ -76,6 +77,12 @@ def _forms(codes: Codes, uploads: bool) -> list[Markup]:
             aria_describedby="bound",
         )
         forms.append(tag("div", pick, field, bound, class_="drop", id="drop"))
+    if words:
+        line = tag(
+            "div", _input(type="text", id="text", name="text"), tag("button", "Search", type="submit"), class_="line"
+        )
+        label = "Or say it in words" if uploads else "Say it in words"
+        forms.append(tag("form", tag("label", label, for_="text"), line, id="by-text"))
     first = codes.keys[0]
     example = tag("button", first, type="button", class_="example", id="example")
     field = _input(
@@ -87,7 +94,7 @@ def _forms(codes: Codes, uploads: bool) -> list[Markup]:
         autocapitalize="off",
         aria_describedby="for-example",
     )
-    label = "Or the key of a photograph of the set" if uploads else "The key of a photograph of the set"
+    label = "Or the key of a photograph of the set" if uploads or words else "The key of a photograph of the set"
     line = tag("div", field, tag("button", "Search", type="submit"), class_="line")
     hint = tag("p", join("For example ", example), class_="hint", id="for-example")
     forms.append(tag("form", tag("label", label, for_="key"), line, hint, id="by-key"))

@@ -53,7 +53,8 @@ const show = (answer, file) => {
   words.append(make("strong", "", file ? file.name : answer.query.key), name ? `, ${name}` : "");
   query.replaceChildren();
   if (preview) query.append(photograph(preview, "Your photograph"));
-  else if (pictures) query.append(photograph(`/photograph/${answer.query.row}`, `The query, ${name || "no name"}`));
+  else if (pictures && answer.query.row !== null)
+    query.append(photograph(`/photograph/${answer.query.row}`, `The query, ${name || "no name"}`));
   query.append(words);
   at("found").replaceChildren(...answer.found.map((row) => card(row, answer.bits)));
   const most = answer.most ? ` ${answer.most.count} of them: ${answer.most.name}.` : "";
@@ -95,6 +96,12 @@ at("by-key").addEventListener("submit", (event) => {
   const key = at("key").value.trim();
   if (key) ask(`/search?key=${encodeURIComponent(key)}`);
   else fail("Type the key of a photograph.");
+});
+if (at("by-text")) at("by-text").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = at("text").value.trim();
+  if (text) ask(`/search?text=${encodeURIComponent(text)}`);
+  else fail("Say in words what you are looking for.");
 });
 at("example").addEventListener("click", () => {
   at("key").value = at("example").textContent;

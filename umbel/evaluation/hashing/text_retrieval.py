@@ -1,0 +1,81 @@
+"""How well words find photographs, and photographs their species' words: by codes, and by what they are rounded from.
+
+A query in words is "a photograph of" a species; its relevant photographs are those of the species.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from umbel.evaluation.hashing.codes import pack
+from umbel.evaluation.hashing.evaluate import Convention, Score, Task, mean_average_precision
+from umbel.evaluation.hashing.pairs import PairedCoder
+from umbel.evaluation.hashing.search import asymmetric_search, cosine_search, hamming_search
+
+TEMPLATE = "a photograph of {}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot:
+    """Shares of the queries whose species' words are nearest among those of all species in the database."""
+
+    name: str
+    by_codes: float
+    """Hamming distance of both codes; ties count for the share of the nearest that is right."""
+    by_logits: float
+    """Cosine of both logits, which the codes are the signs of."""
+    species: int
+
+
+def score_texts(
+    name: str, coder: PairedCoder, features: np.ndarray, classes: tuple[str, ...], task: Task, convention: Convention
+) -> tuple[list[Score], ZeroShot]:
+    """Retrieval of the database's photographs by words, and zero-shot classification of the queries.
+
+    Args:
+        features: (all, C) of the photographs.
+    """
+    species = np.unique(task.database_label)
+    words = coder.text_logits([TEMPLATE.format(classes[label]) for label in species])  # (L, K)
+    database, queries = (coder.logits(features[rows]) for rows in (task.database, task.queries))
+    asked = Task(queries=species, database=task.database, query_label=species, database_label=task.database_label)
+    title = f"{name}, by words"
+    scores = [
+        Score(name=title, bits=bits, distance=distance, map=value, health=None)
+        for bits, distance, value in (
+            (
+                coder.bits,
+                "Hamming",
+                mean_average_precision(pack(words > 0), pack(database > 0), hamming_search, asked, convention),
+            ),
+            (
+                coder.bits,
+                "asymmetric",
+                mean_average_precision(words, pack(database > 0), asymmetric_search, asked, convention),
+            ),
+            (None, "cosine", mean_average_precision(words, database, cosine_search, asked, convention)),
+        )
+    ]
+    known = np.isin(task.query_label, species)
+    truth = np.searchsorted(species, task.query_label[known])
+    return scores, ZeroShot(
+        name=name,
+        by_codes=float(share_of_nearest(queries[known] > 0, words > 0, truth).mean()),
+        by_logits=float((_cosine(queries[known], words).argmax(1) == truth).mean()),
+        species=len(species),
+    )
+
+
+def share_of_nearest(codes: np.ndarray, others: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(Q, K) and (L, K) bool, (Q,) the right rows of L -> (Q,): 1 over the number of nearest if the right is one."""
+    distance = (codes[:, None] != others[None]).sum(-1)
+    nearest = distance == distance.min(1, keepdims=True)
+    share: np.ndarray = nearest[np.arange(len(truth)), truth] / nearest.sum(1)
+    return share
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    unit: np.ndarray = (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
+    return unit
