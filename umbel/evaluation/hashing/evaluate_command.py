@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +29,7 @@ from umbel.evaluation.hashing.evaluate import (
 from umbel.evaluation.hashing.pairs import PairedCoder
 from umbel.evaluation.hashing.queries import codes_hasher
 from umbel.evaluation.hashing.stored import BASELINES
-from umbel.evaluation.hashing.text_retrieval import score_texts
+from umbel.evaluation.hashing.text_retrieval import ZeroShot, score_texts
 from umbel.evaluation.measures import Denominator
 from umbel.run import UserError, say, write_atomic
 
@@ -68,6 +70,24 @@ def run(config: HashEvaluateConfig) -> None:
     Raises:
         UserError: nothing to measure, or folders of different photographs.
     """
+    # JSON has standard output for itself.
+    with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
+        convention, task, scores, zero_shot = _measure(config)
+    told = describe(convention, task, scores)
+    if zero_shot:
+        told["zero_shot"] = [dataclasses.asdict(shares) for shares in zero_shot]
+    if config.out is not None:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(config.out, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    print(json.dumps(told, indent=1, ensure_ascii=False) if config.json else table(told["convention"], scores))
+    for shares in zero_shot if not config.json else ():
+        say(
+            f"{shares.name}: the words of its species are nearest to {100 * shares.by_codes:.1f} % of the queries by "
+            f"codes, to {100 * shares.by_logits:.1f} % by logits, of {shares.species} species."
+        )
+
+
+def _measure(config: HashEvaluateConfig) -> tuple[Convention, Task, list[Score], list[ZeroShot]]:
     embeddings, codes = read_inputs(config.inputs)
     task, convention = choose_task(config, next(iter(codes.values())) if embeddings is None else embeddings)
     scores = score_features(embeddings.features, task, convention) if embeddings is not None else []
@@ -84,7 +104,7 @@ def run(config: HashEvaluateConfig) -> None:
                 say(f"left out: {error}")
                 continue
             scores += score_hasher(f"{method} beside", hasher, embeddings.features, task, convention)
-    zero_shot = []
+    zero_shot: list[ZeroShot] = []
     for name, one in codes.items() if embeddings is not None else ():
         assert embeddings is not None
         coder = _reader(one, embeddings)
@@ -92,18 +112,7 @@ def run(config: HashEvaluateConfig) -> None:
             found, shares = score_texts(name, coder, embeddings.features, embeddings.classes, task, convention)
             scores += found
             zero_shot.append(shares)
-    told = describe(convention, task, scores)
-    if zero_shot:
-        told["zero_shot"] = [dataclasses.asdict(shares) for shares in zero_shot]
-    if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(config.out, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    print(json.dumps(told, indent=1, ensure_ascii=False) if config.json else table(told["convention"], scores))
-    for shares in zero_shot if not config.json else ():
-        say(
-            f"{shares.name}: the words of its species are nearest to {100 * shares.by_codes:.1f} % of the queries by "
-            f"codes, to {100 * shares.by_logits:.1f} % by logits, of {shares.species} species."
-        )
+    return convention, task, scores, zero_shot
 
 
 def read_inputs(folders: tuple[Path, ...]) -> tuple[Embeddings | None, dict[str, Codes]]:
