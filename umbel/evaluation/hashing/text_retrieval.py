@@ -1,10 +1,12 @@
 """How well words find photographs, and photographs their species' words: by codes, and by what they are rounded from.
 
-A query in words is "a photograph of" a species; its relevant photographs are those of the species.
+A query in words is "a photograph of" a species; its relevant photographs are those of the species. They are searched
+for among the test split: with words of the others the coder was fitted.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,38 +34,39 @@ class ZeroShot:
 def score_texts(
     name: str, coder: PairedCoder, features: np.ndarray, classes: tuple[str, ...], task: Task, convention: Convention
 ) -> tuple[list[Score], ZeroShot]:
-    """Retrieval of the database's photographs by words, and zero-shot classification of the queries.
+    """Retrieval of the task's queries by words, and their zero-shot classification.
 
     Args:
         features: (all, C) of the photographs.
     """
     species = np.unique(task.database_label)
     words = coder.text_logits([TEMPLATE.format(classes[label]) for label in species])  # (L, K)
-    database, queries = (coder.logits(features[rows]) for rows in (task.database, task.queries))
-    asked = Task(queries=species, database=task.database, query_label=species, database_label=task.database_label)
-    title = f"{name}, by words"
-    scores = [
-        Score(name=title, bits=bits, distance=distance, map=value, health=None)
-        for bits, distance, value in (
-            (
-                coder.bits,
-                "Hamming",
-                mean_average_precision(pack(words > 0), pack(database > 0), hamming_search, asked, convention),
-            ),
-            (
-                coder.bits,
-                "asymmetric",
-                mean_average_precision(words, pack(database > 0), asymmetric_search, asked, convention),
-            ),
-            (None, "cosine", mean_average_precision(words, database, cosine_search, asked, convention)),
-        )
-    ]
-    known = np.isin(task.query_label, species)
+    photographs = coder.logits(features[task.queries])
+    known = np.flatnonzero(np.isin(task.query_label, species))
     truth = np.searchsorted(species, task.query_label[known])
+    # A species without a photograph to be found has no precision.
+    asked = np.unique(truth)
+    words_task = Task(
+        queries=species[asked],
+        database=task.queries,
+        query_label=species[asked],
+        database_label=task.query_label,
+    )
+    title, depth = f"{name}, by words", dataclasses.replace(convention, k=min(convention.k, len(task.queries)))
+    asking = words[asked]
+    codes = pack(photographs > 0)
+    found = (
+        ("Hamming", coder.bits, mean_average_precision(pack(asking > 0), codes, hamming_search, words_task, depth)),
+        ("asymmetric", coder.bits, mean_average_precision(asking, codes, asymmetric_search, words_task, depth)),
+        ("cosine", None, mean_average_precision(asking, photographs, cosine_search, words_task, depth)),
+    )
+    scores = [
+        Score(name=title, bits=bits, distance=distance, map=value, health=None) for distance, bits, value in found
+    ]
     return scores, ZeroShot(
         name=name,
-        by_codes=float(share_of_nearest(queries[known] > 0, words > 0, truth).mean()),
-        by_logits=float((_cosine(queries[known], words).argmax(1) == truth).mean()),
+        by_codes=float(share_of_nearest(photographs[known] > 0, words > 0, truth).mean()),
+        by_logits=float((_cosine(photographs[known], words).argmax(1) == truth).mean()),
         species=len(species),
     )
 
