@@ -1,11 +1,13 @@
 """A run's folder: made once, continued by the same configuration only, one process at a time, logs without doubles."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,6 +176,17 @@ def test_a_second_process_is_kept_out_until_the_first_ends(tmp_path: Path, holde
     holder.kill()
     holder.wait()
     open_run(tmp_path / "run", Settings())
+
+
+def test_a_glance_at_the_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    """As `umbel jobs` takes it, to see whether anybody holds it."""
+    open_run(tmp_path / "run", Settings())
+    with (tmp_path / "run" / ".lock").open() as glance:
+        fcntl.flock(glance, fcntl.LOCK_SH)
+        timer = threading.Timer(0.05, fcntl.flock, (glance, fcntl.LOCK_UN))
+        timer.start()
+        open_run(tmp_path / "run", Settings())
+        timer.join()
 
 
 def test_a_forked_child_does_not_keep_the_folder(tmp_path: Path) -> None:

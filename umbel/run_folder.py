@@ -23,6 +23,8 @@ from umbel.surroundings import surroundings
 # What a start leaves behind that ended before it began anything, or a job that has not started yet; shards serve every
 # configuration.
 _NO_RUN = (".lock", "ranks", "launch", "shards", "probe-shards")
+# Seconds: `umbel jobs` holds a lock for a moment to see whether anybody does.
+_PATIENCE = 0.3
 LIBRARIES = ("torch", "torchvision", "timm", "kornia", "webdataset", "accelerate", "numpy")
 
 
@@ -102,12 +104,17 @@ class RunFolder:
         # A forked data worker would hold the lock for some seconds longer than a trainer that was killed.
         held = weakref.ref(self._lock_file)
         os.register_at_fork(after_in_child=lambda: _close(held()))
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"{self.path} is in use by another process: wait for it, or choose another --out."
-            ) from error
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"{self.path} is in use by another process: wait for it, or choose another --out."
+                    ) from error
+                time.sleep(0.02)
 
     def record(self) -> dict[str, Any]:
         """What is noted of the run's starts in run.json; nothing yet if there was none.
