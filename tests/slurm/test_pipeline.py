@@ -74,6 +74,7 @@ def test_the_synthetic_plants(cluster: Any) -> None:
     assert listed[1]["step"] == listed[1]["steps"] == 12
 
 
+@pytest.mark.slow
 def test_a_failing_step_cancels_what_needs_it(cluster: Any) -> None:
     out = cluster.folder / "failing-pipeline"
     command = ("--out", out, *SLURM, "--wait")
