@@ -71,10 +71,16 @@ def test_what_needs_what(steps: Callable[..., list[Task]]) -> None:
     }
     assert set(by_itq["hash_fit"].needs) == {"pretrain", "embed"}
     assert read_by_its_command(by_itq["hash_fit"]).source == "out/run/embeddings"
+    pairs = {
+        task.name: task for task in steps(MINIMAL + everything.replace("hash_fit: {}", "hash_fit: {pairs: names}"))
+    }
+    assert set(pairs["hash_fit"].needs) == {"pretrain", "embed"}
+    assert read_by_its_command(pairs["hash_fit"]).source == "out/run/embeddings"
 
 
 def test_an_export_in_formats_is_done_when_the_first_of_them_is_whole(steps: Callable[..., list[Task]]) -> None:
     plain = steps(MINIMAL + "export: {}\n")[-1]
+    assert read_by_its_command(plain).data is None
     assert plain.result == Path("out/run/export/timm/model.safetensors")
     formats = steps(MINIMAL + "export: {to: [onnx, dinov2], int8: true}\n")[-1]
     assert formats.result == Path("out/run/export/dinov2/SHA256SUMS")

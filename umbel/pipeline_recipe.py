@@ -100,14 +100,21 @@ def read_pipeline(name: str, asked: Asked) -> list[Task]:
         if step not in sections:
             continue
         config = _over(first, sections[step], f"{where}: {step}")
-        if step == "hash_fit" and config.method != "crovca":
-            config = dataclasses.replace(config, source=str(places.embeddings))  # it is fitted on embeddings
+        if step == "hash_fit" and _on_embeddings(sections[step]):
+            config = dataclasses.replace(config, source=str(places.embeddings))
             if "embed" not in sections:
-                raise UserError(f"{where}: the step hash_fit by {config.method} needs the step embed.")
+                how = "with pairs" if config.pairs is not None else f"by {config.method}"
+                raise UserError(f"{where}: the step hash_fit {how} needs the step embed.")
         if step == "export" and config.formats():
+            config = dataclasses.replace(config, data=data)  # without formats there is nothing to measure
             results[step] = places.export.parent / config.formats()[0] / "SHA256SUMS"
         made[step] = (step.replace("_", " "), as_words(config, _plain(config)), results[step])
     return [_task(step, made, sections, asked.out) for step in made]
+
+
+def _on_embeddings(fitting: dict[str, Any]) -> bool:
+    """Whether hash_fit is fitted on embeddings, and not on the photographs themselves."""
+    return fitting.get("method", "crovca") != "crovca" or fitting.get("pairs") is not None
 
 
 def _task(
@@ -115,7 +122,7 @@ def _task(
 ) -> Task:
     command, words, result = made[step]
     needs = [*NEEDS[step], *(SHOWN if step == "report" else ())]
-    if step == "hash_fit" and sections[step].get("method", "crovca") != "crovca":
+    if step == "hash_fit" and _on_embeddings(sections[step]):
         needs.append("embed")
     return Task(
         name=step,

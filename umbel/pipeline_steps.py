@@ -70,6 +70,6 @@ def first_settings(places: Places, data: str, *, seed: int, device: DeviceChoice
         "hash_fit": HashFitConfig(source=run, data=data, out=places.coder, seed=seed, device=device),
         "hash_encode": HashEncodeConfig(coder=places.coder, embeddings=places.embeddings, out=places.codes),
         "hash_evaluate": HashEvaluateConfig(inputs=(places.codes, places.embeddings), seed=seed, out=places.hash),
-        "export": ExportConfig(backbone=places.run, data=data),
+        "export": ExportConfig(backbone=places.run),
         "report": ReportConfig(paths=(run,), data=data),
     }
