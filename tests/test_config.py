@@ -280,3 +280,15 @@ def test_every_setting_of_pretraining_has_its_word_of_help() -> None:
             assert after.strip().startswith('"""'), f"{kind.__name__}.{entry.name}"
 
     fields(PretrainConfig)
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 63, 10**23])
+def test_a_seed_that_torch_does_not_take_is_refused(seed: int) -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Seeded:
+        seed: int = 0
+        """A seed."""
+
+    with pytest.raises(UserError, match=f"--seed must be from 0 to 9,223,372,036,854,775,807, not {seed}"):
+        config.parse(Seeded, ["--seed", str(seed)], prog="umbel x", help="")
+    assert config.parse(Seeded, ["--seed", str((1 << 63) - 1)], prog="umbel x", help="").seed == (1 << 63) - 1

@@ -94,6 +94,12 @@ def test_the_steps_of_a_pipeline(make_run: Callable[..., Path], tmp_path: Path) 
         assert find_jobs([tmp_path])[2].state == "running"
 
 
+def test_a_run_that_outlived_its_pipeline_has_ended(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run("out/run", 40)
+    write_tasks(tmp_path / "out", {"name": "pretrain", "state": "running", "why": None, "folder": str(run)})
+    assert one(tmp_path).state == "ended"
+
+
 def test_every_run_is_listed_once(make_run: Callable[..., Path], tmp_path: Path) -> None:
     make_run("a/b/run", 5)
     make_run("a/run", 5)

@@ -205,6 +205,10 @@ def first_difference(old: dict[str, Any], new: dict[str, Any], ignore: Sequence[
     return None
 
 
+SEEDS = 1 << 63
+"""Seeds that torch takes."""
+
+
 def parse(config: type[Config], arguments: Sequence[str], *, prog: str, help: str) -> Config:
     """Read a command line into a configuration.
 
@@ -242,6 +246,9 @@ def _read_flags(config: type[Config], default: Config | None, arguments: Sequenc
         if ended.code == 0:
             raise
         raise UserError(f"{box_as_sentence(told.getvalue())}; `{prog} --help` lists the options.") from None
+    seed = getattr(result, "seed", 0)
+    if isinstance(seed, int) and not 0 <= seed < SEEDS:
+        raise UserError(f"--seed must be from 0 to {SEEDS - 1:,}, not {seed}.")
     return result
 
 

@@ -126,7 +126,8 @@ def _of_task(folder: Path, row: dict[str, Any], *, alive: bool) -> Listed:
     if state == "done":
         state = "ended"
     elif state == "running" and not alive and not (progress and progress.locked):
-        state = "interrupted"  # killed with the command that ran it
+        # Killed with the command that ran it, unless it outlived that and came to its end.
+        state = "ended" if progress and progress.ended else "interrupted"
     name = str(place) if progress else f"{folder}: {row['name']}"
     return _listed(name, state, why, progress, job=row.get("job"))
 

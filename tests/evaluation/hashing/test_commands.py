@@ -171,6 +171,16 @@ def test_evaluate(made: Path, umbel: Umbel) -> None:
     assert f"{100 * ours['map']:5.1f}" in out
 
 
+def test_evaluate_replaces_its_own_result_alone(made: Path, umbel: Umbel, refused: Refused) -> None:
+    evaluate = ["hash", "evaluate", made / "codes", "--out"]
+    for _ in range(2):
+        assert umbel(*evaluate, made / "t.json").code == 0
+    (made / "recipe.yaml").write_text("format: 1\n")
+    for out in (made / "recipe.yaml", made / "codes"):
+        assert "is no result of `umbel hash evaluate`" in refused(*evaluate, out)
+    assert (made / "recipe.yaml").read_text() == "format: 1\n"
+
+
 def test_evaluate_codes_or_embeddings_alone(made: Path, umbel: Umbel) -> None:
     alone = json.loads(umbel("hash", "evaluate", made / "codes", "--json").out)
     assert [row["distance"] for row in alone["scores"]] == ["Hamming"]
@@ -306,6 +316,12 @@ def test_pairs_of_names_captions_and_embeddings(
         coder, _ = load_hasher(out)
         assert coder.encode(np.zeros((2, 12), np.float32)).shape == (2, 8)
         assert "already holds" in umbel(*fit, *more, "--pairs", what, "--out", out).out
+    write_tar(tmp_path / "strangers" / "train-000000.tar", {f"plant_{n:03d}.jpg": jpeg(n + 99) for n in range(60)})
+    told = make_embeddings(tmp_path / "told", data={"fingerprint": "0" * 16})
+    of_others = ["hash", "fit", told, "--bits", 8, "--data", tmp_path / "strangers", "--out", tmp_path / "o"]
+    for what in ("captions", "names"):
+        assert "are of other photographs" in refused(*of_others, "--pairs", what)
+    assert "no shards" in refused(*fit, "--pairs", "names", "--data", tmp_path / "nosuch", "--out", tmp_path / "o")
     other = make_embeddings(tmp_path / "other", count=9)
     (other / "keys.txt").write_text("".join(f"insect_{row}\n" for row in range(9)))
     for what, words in (

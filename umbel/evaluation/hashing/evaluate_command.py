@@ -70,6 +70,8 @@ def run(config: HashEvaluateConfig) -> None:
     Raises:
         UserError: nothing to measure, or folders of different photographs.
     """
+    if config.out is not None:
+        refuse_stranger(config.out)
     # JSON has standard output for itself.
     with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
         convention, task, scores, zero_shot = _measure(config)
@@ -85,6 +87,21 @@ def run(config: HashEvaluateConfig) -> None:
             f"{shares.name}: the words of its species are nearest to {100 * shares.by_codes:.1f} % of the queries by "
             f"codes, to {100 * shares.by_logits:.1f} % by logits, of {shares.species} species."
         )
+
+
+def refuse_stranger(out: Path) -> None:
+    """Refuse to replace what this command did not write.
+
+    Raises:
+        UserError: the file holds something else, or is a folder.
+    """
+    if not out.exists():
+        return
+    told: Any = None
+    with contextlib.suppress(OSError, ValueError):
+        told = json.loads(out.read_text())
+    if not (isinstance(told, dict) and {"format", "convention", "scores"} <= set(told)):
+        raise UserError(f"{out} is no result of `umbel hash evaluate`: choose another --out.")
 
 
 def _measure(config: HashEvaluateConfig) -> tuple[Convention, Task, list[Score], list[ZeroShot]]:

@@ -31,6 +31,7 @@ from umbel.evaluation.hashing.stored import (
 )
 from umbel.evaluation.hashing.train_coders import CrovcaConfig
 from umbel.evaluation.reading import chosen_reading, read_again
+from umbel.evaluation.stored_checks import check_photographs
 from umbel.machine import DeviceChoice, choose_device
 from umbel.run import UserError, say
 
@@ -110,7 +111,10 @@ def _fit_on_embeddings(config: HashFitConfig, embeddings: Embeddings) -> None:
 def _fit_on_pairs(config: HashFitConfig, embeddings: Embeddings, what: str) -> None:
     known = what in (NAMES, CAPTIONS)
     data = config.data or _told_folder(embeddings)
-    shards = open_shards(data) if known and data is not None and find_shards(data) else None
+    shards = None
+    if known and data is not None and (find_shards(data) or config.data is not None):
+        check_photographs({config.source: embeddings}, data)
+        shards = open_shards(data)
     asked = _asked(config) | {
         "crovca": dataclasses.asdict(config.crovca),
         "embeddings": file_sha256(Path(config.source) / "embeddings.safetensors"),
