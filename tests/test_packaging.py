@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-EXTRAS = {"search", "lora", "text", "onnx", "tensorboard", "serve", "dev"}
+EXTRAS = {"search", "lora", "text", "onnx", "tensorboard", "dev"}
 
 
 def package_files() -> set[str]:
