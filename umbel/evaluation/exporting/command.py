@@ -20,6 +20,7 @@ from umbel.backbones.authors import read_released
 from umbel.backbones.dinov2_file import dinov2_state, trained_mask_token
 from umbel.backbones.loading import find_folder
 from umbel.backbones.onnx_file import need_onnx
+from umbel.backbones.told_beside import write_beside
 from umbel.config import nearest
 from umbel.data.shard_set import ShardSet
 from umbel.evaluation.exporting.artifact import finish, refuse_occupied, whole_folder
@@ -138,6 +139,8 @@ def _dinov2(state: dict[str, torch.Tensor], out: Path, backbone: Backbone, run_f
     heads = backbone.model.blocks[0].attn.num_heads  # type: ignore[union-attr, index]
     with whole_folder(out) as folder:
         torch.save(state, folder / "dinov2.pth")
+        # Beside it, as the file itself has no place for them that DINOv2's own loader would pass over.
+        write_beside(folder / "dinov2.pth", heads=heads, mean=backbone.card.mean, std=backbone.card.std)
         found = read_released(folder / "dinov2.pth", heads=heads)
         again = timm.create_model(found.card.architecture, num_classes=0, **found.card.arguments).eval()
         again.load_state_dict(found.weights)
