@@ -75,6 +75,8 @@ def read_released(
     elif heads is None:
         notes.append(f"attention heads {config.heads}, as {place_beside(path).name} tells")
     assumed, reason = ASSUMED["teacher" in content]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     mean, std = STATISTICS[statistics or assumed]
     if statistics is None and beside is not None:
         mean, std = beside.mean, beside.std
