@@ -60,14 +60,15 @@ def test_the_cards_command_gives_back_an_equal_backbone(
     given = [str(vit_exports / "dinov2" / "dinov2.pth"), str(tmp_path / "again"), *(words[4:] if heads else [])]
     assert (words[2:4], words[4:]) == (["dinov2.pth", "FOLDER"], ["--heads", "2"])
     assert umbel("import", *given).code == 0
-    again, first = load(tmp_path / "again"), load(vit)
+    again, first, file = load(tmp_path / "again"), load(vit), load(vit_exports / "dinov2" / "dinov2.pth")
     assert (
         (again.card.mean, again.card.std) == (first.card.mean, first.card.std) == ((0.4, 0.45, 0.35), (0.2, 0.25, 0.3))
     )
-    assert str(again.transform) == str(first.transform)
+    assert str(again.transform) == str(first.transform) == str(file.transform)
     (photograph,) = dead_leaves(1, width=60, height=50, seed=9)
-    features = [one.model(one.transform(photograph)[None]) for one in (again, first)]
-    assert torch.equal(*features)
+    features = [one.model(one.transform(photograph)[None]) for one in (again, first, file)]
+    assert torch.equal(features[0], features[1])
+    assert torch.equal(features[0], features[2])
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

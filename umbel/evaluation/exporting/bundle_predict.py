@@ -167,8 +167,8 @@ def check_fit(bundle: Predictor) -> None:
         BundleError: they are not of one bundle.
     """
     (given,) = bundle.session.get_inputs()
-    made = next(output for output in bundle.session.get_outputs() if output.name == "features")
-    size, width = bundle.preprocessing["size"], made.shape[-1]
+    shapes = {output.name: output.shape for output in bundle.session.get_outputs()}
+    size, width = bundle.preprocessing["size"], shapes["features"][-1]
     if not isinstance(width, int):  # a graph need not tell; then the first photograph does
         width = len(bundle.mean)
     if [side for side in given.shape[1:] if isinstance(side, int)] != [3, size, size]:
@@ -177,8 +177,7 @@ def check_fit(bundle: Predictor) -> None:
             f"takes {given.shape[1:]}."
         )
     classes = len(bundle.classes)
-    shapes = (bundle.mean.shape, bundle.weight.shape, bundle.bias.shape)
-    if shapes != ((width,), (classes, width), (classes,)):
+    if (bundle.mean.shape, bundle.weight.shape, bundle.bias.shape) != ((width,), (classes, width), (classes,)):
         raise BundleError(
             f"the bundle {bundle.folder} is damaged: its {classes} classes, features of {width} numbers and head do "
             "not fit together."
