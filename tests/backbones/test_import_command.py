@@ -1,5 +1,6 @@
 """`umbel import`: released files, runs and folders become timm folders; nothing is lost, guessed or overwritten."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from umbel.backbones.build import BackboneConfig, build, model_arguments
 from umbel.backbones.dinov2_file import dinov2_state
 from umbel.backbones.folder import ModelCard, write_timm_folder
 from umbel.backbones.import_command import ImportConfig, run
+from umbel.backbones.told_beside import write_beside
 from umbel.image_statistics import IMAGENET_MEAN, INAT_PLANTAE_MEAN
 
 CONFIG = BackboneConfig(name="vit_tiny_patch16_224", width=64, depth=4, heads=1, patch=8, registers=2)
@@ -138,3 +140,30 @@ def test_what_stands_there_is_moved_aside_only_if_asked_and_only_for_a_whole_imp
     run(ImportConfig(source=folder, folder=out, force=True))
     assert_loads(out, backbone)
     assert (tmp_path / "out.old-1" / "thesis.txt").read_text() == "mine"
+
+
+def test_heads_that_do_not_divide_the_width_are_one_sentence(backbone: Any, tmp_path: Path, refused: Refused) -> None:
+    torch.save(dinov2_state(backbone), tmp_path / "dinov2.pth")
+    told = refused("import", tmp_path / "dinov2.pth", tmp_path / "out", "--heads", 3)
+    assert "width 64 is no multiple of 3 attention heads" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_stands_beside_a_file_tells_heads_and_statistics_unless_they_are_given(
+    backbone: Any, tmp_path: Path, refused: Refused
+) -> None:
+    source = tmp_path / "dinov2.pth"
+    torch.save(dinov2_state(backbone), source)
+    write_beside(source, heads=4, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    run(ImportConfig(source=source, folder=tmp_path / "told"))
+    run(ImportConfig(source=source, folder=tmp_path / "given", heads=2, statistics="imagenet"))
+    for name, heads, mean in (("told", 4, (0.1, 0.2, 0.3)), ("given", 2, IMAGENET_MEAN)):
+        assert_loads(tmp_path / name, backbone, mean=mean)
+        assert timm.create_model(f"local-dir:{tmp_path / name}", pretrained=True).blocks[0].attn.num_heads == heads
+    beside = tmp_path / "dinov2.pth.json"
+    told = json.loads(beside.read_text())
+    for change in ({"std": [0.4, 0.5, 0]}, {"mean": [0.1, 0.2]}, {"mean": [0.1, float("nan"), 0.2]}, {"heads": "4"}):
+        beside.write_text(json.dumps(told | change))
+        assert "export anew, or move it away" in refused("import", source, tmp_path / "out")
+    beside.write_text("{")
+    assert "dinov2.pth.json" in refused("import", source, tmp_path / "out")

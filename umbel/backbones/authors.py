@@ -23,6 +23,7 @@ from umbel.backbones.dinov3_convnext import is_dinov3_convnext, read_dinov3_conv
 from umbel.backbones.folder import ModelCard
 from umbel.backbones.misfits import commonest, floats, refuse_misfits, shortlist
 from umbel.backbones.released import ReleasedBackbone
+from umbel.backbones.told_beside import place_beside, read_beside
 from umbel.image_statistics import STATISTICS, StatisticsName
 from umbel.run import UserError
 
@@ -48,9 +49,10 @@ def read_released(
     """Read a released checkpoint; nothing but tensors, numbers and text is unpickled.
 
     Args:
-        heads: attention heads; by default width / 64, of DINOv3 as its rotary periods tell.
-        statistics: what images are normalized with; by default those of iNaturalist 2021's plants for a file with a
-            teacher (SimDINOv2), ImageNet's for a flat one (DINOv2).
+        heads: attention heads; by default what an export of Umbel's tells beside the file, else width / 64, of DINOv3
+            as its rotary periods tell.
+        statistics: what images are normalized with; by default what an export tells beside the file, else those of
+            iNaturalist 2021's plants for a file with a teacher (SimDINOv2), ImageNet's for a flat one (DINOv2).
 
     Raises:
         UserError: not such a checkpoint, or a tensor that is missing, left over or of another shape: all are named.
@@ -61,16 +63,25 @@ def read_released(
     if is_dinov3_convnext(content):
         return read_dinov3_convnext(path, content, heads=heads, statistics=statistics)
     tensors, dropped = _backbone_tensors(path, content)
-    config, image_size, weights = _convert(path, tensors, heads)
+    beside = read_beside(path)
+    told_heads = heads or (beside.heads if beside else None)
+    config, image_size, weights = _convert(path, tensors, told_heads)
     notes = []
     if dropped:
         counts = Counter(name.split(".")[0] for name in dropped)
         notes.append(f"dropped {', '.join(f'{n} ({count})' for n, count in counts.items())}: no part of a backbone")
-    if heads is None:
+    if told_heads is None:
         notes.append(f"attention heads {config.heads}: its width {config.width} / {HEAD_WIDTH}")
+    elif heads is None:
+        notes.append(f"attention heads {config.heads}, as {place_beside(path).name} tells")
     assumed, reason = ASSUMED["teacher" in content]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     mean, std = STATISTICS[statistics or assumed]
-    if statistics is None:
+    if statistics is None and beside is not None:
+        mean, std = beside.mean, beside.std
+        notes.append(f"mean {mean} and deviation {std} of images, as {place_beside(path).name} tells")
+    elif statistics is None:
         notes.append(f"it tells no image statistics, so mean {mean} and deviation {std} are assumed, {reason}")
     arguments = model_arguments(config, image_size)
     if config.name == WITH_SWIGLU:
@@ -148,6 +159,8 @@ def _convert(path: Path, tensors: dict[str, Any], heads: int | None) -> tuple[Ba
     refuse_misfits(path, found, expected, "ViT of SimDINOv2 or DINOv2")
     if heads is None and width % HEAD_WIDTH:
         raise UserError(f"{path}: its width {width} is no multiple of {HEAD_WIDTH}, so its heads cannot be told.")
+    if heads is not None and width % heads:
+        raise UserError(f"{path}: its width {width} is no multiple of {heads} attention heads: give other --heads.")
     config = BackboneConfig(
         name=WITH_SWIGLU if swiglu else ARCHITECTURES.get(width, OTHER_WIDTH),
         width=width,

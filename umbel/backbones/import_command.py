@@ -34,9 +34,11 @@ class ImportConfig:
     folder: Annotated[Path, tyro.conf.Positional]
     """The folder to make: config.json and model.safetensors."""
     heads: int | None = None
-    """Attention heads of a released ViT; by default its width / 64 (of DINOv3: as its rotary periods tell)."""
+    """Attention heads of a released ViT; by default what a JSON of `umbel export` beside it tells, else its width / 64
+    (of DINOv3: as its rotary periods tell)."""
     statistics: StatisticsName | None = None
-    """What a released file's images are normalized with; by default what its layout suggests, which is said."""
+    """What a released file's images are normalized with; by default what a JSON of `umbel export` beside it tells, else
+    what its layout suggests, which is said."""
     force: bool = False
     """Move what is at FOLDER aside."""
 

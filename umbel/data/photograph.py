@@ -191,6 +191,10 @@ def to_rgb(image: Image.Image, profile: bytes | None = None) -> Image.Image:
     """Convert grey, 16-bit, palette, CMYK and transparent images to RGB (transparent becomes white), in sRGB."""
     if image.mode.startswith("I") or image.mode == "F":
         levels = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(levels).all():
+            raise BadPhotographError("it has pixels that are not finite numbers")
+        if image.mode == "F" and levels.max(initial=0) <= 1:
+            levels = levels * 255  # shares of white, as scientific software stores them
         if levels.max(initial=0) > 255:
             # 16 bits: stretched over what occurs, since cameras use 10 to 16 of them.
             levels = (levels - levels.min()) * (255 / max(np.ptp(levels), 1))

@@ -70,6 +70,8 @@ PHOTOGRAPHS: dict[str, Callable[[], bytes]] = {
     "gray with transparency": lambda: encoded(picture().convert("LA"), "PNG"),
     "palette": lambda: encoded(picture().convert("P"), "GIF"),
     "16 bits": lambda: encoded(Image.fromarray(np.asarray(picture().convert("L")).astype(np.uint16) * 200), "PNG"),
+    "float of 0 to 1": lambda: encoded(Image.fromarray(np.asarray(picture().convert("L")) / np.float32(255)), "TIFF"),
+    "float of 0 to 255": lambda: encoded(picture().convert("F"), "TIFF"),
     "transparent": lambda: encoded(picture().convert("RGBA").rotate(20), "PNG"),
     "a damaged profile": lambda: encoded(picture(), "JPEG", icc_profile=b"no profile"),
     "sRGB's profile": lambda: encoded(picture(), "JPEG", icc_profile=profile()),
@@ -84,6 +86,18 @@ def test_photographs_are_read_as_umbel_reads_them(make: Callable[[], bytes], tmp
     found, expected = read_photograph(path), umbels(path)
     assert (found.mode, found.size) == ("RGB", expected.size)
     assert found.tobytes() == expected.tobytes()
+
+
+def test_floats_are_read_as_what_they_show(tmp_path: Path) -> None:
+    for name in ("gray", "float of 0 to 1", "float of 0 to 255"):
+        (tmp_path / name).write_bytes(PHOTOGRAPHS[name]())
+    gray, shares, levels = (
+        np.asarray(read_photograph(tmp_path / name), dtype=int)
+        for name in ("gray", "float of 0 to 1", "float of 0 to 255")
+    )
+    assert np.ptp(gray) > 100
+    assert np.abs(shares - gray).max() <= 1
+    assert np.abs(levels - gray).max() <= 1
 
 
 def test_a_profile_changes_the_colors(tmp_path: Path) -> None:
@@ -118,6 +132,7 @@ def test_images_are_prepared_as_timm_prepares_them(size: tuple[int, int], interp
 BAD = {
     "a text": (b"not a photograph", "it is not an image"),
     "a truncated JPEG": (PHOTOGRAPHS["JPEG"]()[:900], "damaged"),
+    "not a number": (encoded(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), "not finite numbers"),
     "nothing": (b"", "it is not an image"),
 }
 
@@ -240,27 +255,111 @@ def test_50_megapixels_a_turned_and_a_cmyk_photograph_get_the_right_answer(
 # --- Damaged bundles
 
 
-def test_damaged_bundles_are_one_sentence(vit_exports: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
-    photo = save(picture(), tmp_path / "photo.png")
+def head_of(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
+    """The head's file, changed."""
+    buffer = io.BytesIO()
+    with np.load(folder / "head.npz") as head:
+        np.savez(buffer, **change(dict(head)))
+    return buffer.getvalue()
 
-    def damaged(name: str, content: bytes | None) -> str:
+
+@pytest.fixture
+def damaged(vit_exports: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Copy the bundle with one file changed or left out; without sums, so that it is the content that is judged."""
+
+    def make(name: str, content: bytes | None, *, sums: bool = False) -> Path:
         folder = tmp_path / "bundle"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(vit_exports / "bundle", folder)
+        if not sums:
+            (folder / "SHA256SUMS").unlink()
         if content is None:
             (folder / name).unlink()
         else:
             (folder / name).write_bytes(content)
-        return refused("predict", folder, photo)
+        return folder
 
-    told = json.loads((vit_exports / "bundle" / "bundle.json").read_text())
-    assert "is no bundle" in damaged("bundle.json", None)
-    assert "format 2" in damaged("bundle.json", json.dumps(told | {"format": 2}).encode())
-    assert "is damaged" in damaged("bundle.json", b"{")
-    assert "do not fit together" in damaged("bundle.json", json.dumps(told | {"classes": ["one"]}).encode())
-    assert "is damaged" in damaged("model.onnx", (vit_exports / "bundle" / "model.onnx").read_bytes()[:-5000])
-    assert "is damaged" in damaged("model.onnx", None)
-    assert "is damaged" in damaged("head.npz", b"torn")
+    return make
+
+
+def test_damaged_bundles_are_one_sentence(
+    damaged: Callable[..., Path], vit_exports: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    photo = save(picture(), tmp_path / "photo.png")
+    bundle = vit_exports / "bundle"
+    model = (bundle / "model.onnx").read_bytes()
+
+    def told(name: str, content: bytes | None) -> str:
+        return refused("predict", damaged(name, content), photo)
+
+    def record(**changes: Any) -> str:
+        return told("bundle.json", json.dumps(json.loads((bundle / "bundle.json").read_text()) | changes).encode())
+
+    prepared = json.loads((bundle / "bundle.json").read_text())["preprocessing"]
+    assert "is no bundle" in told("bundle.json", None)
+    assert "format 2" in record(format=2)
+    assert "is damaged" in told("bundle.json", b"{")
+    assert "do not fit together" in record(classes=["one", "two"])
+    for classes in ("abcd", [1, 2, 3, 4], ["one"]):
+        assert "classes are no list" in record(classes=classes)
+    for temperature in (0, -1, float("nan"), float("inf")):
+        assert "is damaged (ValueError: temperature" in record(temperature=temperature)
+    assert "threshold nan" in record(threshold=float("nan"))
+    assert "48 x 48 pixels, and its model takes" in record(preprocessing=prepared | {"size": 48})
+    assert "interpolation nosuch" in record(preprocessing=prepared | {"interpolation": "nosuch"})
+    assert "crop_mode nosuch" in record(preprocessing=prepared | {"crop_mode": "nosuch"})
+    for change in ({"resize": 0}, {"resize": "36"}, {"mean": [0.5]}, {"std": [0.2, 0.2, 0]}, {"size": None}):
+        assert "is damaged (ValueError" in record(preprocessing=prepared | change)
+    assert "is damaged" in record(preprocessing=[])
+    assert "is damaged" in told("model.onnx", model[:-5000])
+    assert "is damaged" in told("model.onnx", None)
+    assert "is damaged" in told("head.npz", b"torn")
+    narrow = head_of(bundle, lambda head: head | {"weight": head["weight"][:, 1:]})
+    assert "do not fit together" in told("head.npz", narrow)
+    narrow = head_of(bundle, lambda head: head | {"weight": head["weight"][:, 1:], "mean": head["mean"][1:]})
+    assert "do not fit together" in told("head.npz", narrow)
+    assert "not finite" in told("head.npz", head_of(bundle, lambda head: head | {"bias": head["bias"] * np.nan}))
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "head.npz", "model.onnx"])
+def test_a_flipped_bit_does_not_answer(
+    name: str, damaged: Callable[..., Path], vit_exports: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    photo = save(picture(), tmp_path / "photo.png")
+    content = bytearray((vit_exports / "bundle" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    folder = damaged(name, bytes(content), sums=True)
+    assert f"{name} is not the file whose sum stands in SHA256SUMS" in refused("predict", folder, photo)
+    done = subprocess.run([sys.executable, folder / "predict.py", photo], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("predict.py: the bundle ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_model_that_fails_is_a_damaged_bundle(vit_exports: Path, tmp_path: Path) -> None:
+    photo = save(picture(), tmp_path / "photo.png")
+    predictor = bundle_predict.Predictor(vit_exports / "bundle")
+    predictor.preprocessing["size"] = 48  # behind the checks: what onnxruntime itself refuses
+    with pytest.raises(bundle_predict.BundleError, match="is damaged"):
+        predictor.predict(photo)
+    predictor = bundle_predict.Predictor(vit_exports / "bundle")
+    predictor.preprocessing["mean"] = [float("inf")] * 3
+    with pytest.raises(bundle_predict.BundleError, match="gives no 64 finite numbers"):
+        predictor.predict(photo)
+
+
+def test_a_name_that_is_no_text_is_whole_in_json(vit_exports: Path, tmp_path: Path) -> None:
+    good, bad = (os.fsencode(tmp_path) + name for name in (b"/bl\xfcte.png", b"/nowhere\xff.png"))
+    Path(os.fsdecode(good)).write_bytes(encoded(picture(), "PNG"))
+    by_umbel: list[Any] = [sys.executable, "-m", "umbel", "predict", vit_exports / "bundle"]
+    by_itself: list[Any] = [sys.executable, vit_exports / "bundle" / "predict.py"]
+    for command in (by_umbel, by_itself):
+        done = subprocess.run([*command, good, bad, "--json"], capture_output=True)
+        assert done.returncode == 2
+        assert [os.fsencode(row["photograph"]) for row in json.loads(done.stdout)] == [good, bad]
+        done = subprocess.run([*command, good, bad], capture_output=True)
+        assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
+        assert b"bl?te.png: " in done.stdout
 
 
 # --- Alone

@@ -1,6 +1,7 @@
 """`umbel export --to`: what is asked for and nothing else; whole or not at all; cards that tell what is known."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from umbel.backbones import load
-from umbel.evaluation.exporting import command, onnx_target, onnx_work
+from umbel.evaluation.exporting import asked, command, format_folders, onnx_target, onnx_work
 from umbel.evaluation.exporting.card_data import data_lines, figure_lines, recipe_text, training_places
 from umbel.evaluation.exporting.command import ExportConfig, run
 from umbel.evaluation.exporting.onnx_target import Gate
@@ -77,6 +78,110 @@ def test_force_does_not_move_the_source_away(vit: Path, tmp_path: Path, refused:
     assert (tmp_path / "timm" / "model.safetensors").is_file()
 
 
+def when(folder: Path) -> dict[str, int]:
+    """When each file was written."""
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_killed_export_goes_on_behind_what_it_finished(
+    vit: Path,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings: dict[str, Any] = {"backbone": vit, "out": tmp_path, "to": ("timm,dinov2,onnx",), "data": str(shards)}
+    with monkeypatch.context() as patch:
+
+        def stop(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(format_folders, "write_dinov2", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(ExportConfig(**settings, workers=0))
+    first = when(tmp_path)
+    assert {Path(name).parts[0] for name in first} == {"timm"}
+    run(ExportConfig(**settings, workers=0))
+    whole = when(tmp_path)
+    assert first.items() < whole.items()
+    assert {Path(name).parts[0] for name in whole} == {"timm", "dinov2", "onnx"}
+    assert "timm: " in capsys.readouterr().out
+    monkeypatch.setattr(command, "load", None)  # nothing is left to do
+    run(ExportConfig(**settings, workers=0))
+    assert when(tmp_path) == whole
+    assert capsys.readouterr().out.count("is kept") == 3
+
+
+@pytest.mark.parametrize("change", ["file", "another file", "no sums", "weights", "config", "version"])
+def test_what_is_not_the_same_export_or_not_whole_is_refused(
+    change: str, vit: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(vit, source)
+    run(ExportConfig(backbone=source, out=out, to=("timm",)))
+    if change == "file":
+        card = out / "timm" / "README.md"
+        card.write_text(card.read_text() + "more")
+    elif change == "another file":
+        (out / "timm" / "thesis.txt").write_text("mine")
+    elif change == "no sums":
+        (out / "timm" / "SHA256SUMS").unlink()
+    elif change == "version":
+        monkeypatch.setattr(asked, "__version__", "0.0")
+    else:
+        file = source / {"weights": "model.safetensors", "config": "config.json"}[change]
+        file.write_bytes(file.read_bytes() + b" ")
+    before = when(out)
+    assert "--force to move it aside" in refused("export", source, "--to", "timm", "--out", out)
+    assert when(out) == before
+
+
+def test_what_is_asked_of_photographs_is_part_of_an_export_that_reads_them(
+    vit: Path, shards: Path, make_shards: Callable[..., Path]
+) -> None:
+    def told(*formats: str, **changes: Any) -> dict[str, dict[str, Any]]:
+        settings: dict[str, Any] = {"data": str(shards), "int8": False, "per_class": 9} | changes
+        return asked.asked_of(vit, formats, **settings)
+
+    every = ("timm", "dinov2", "onnx", "bundle")
+    same, other = told(*every), {"data": str(make_shards({"train": 9})), "per_class": 8}
+    assert same == told(*every) == json.loads(json.dumps(same))
+    for name, value in other.items():
+        changed = told(*every, **{name: value})
+        assert [one for one in every if changed[one] != same[one]] == ["bundle"]
+        eight = (told("onnx", int8=True), told("onnx", int8=True, **{name: value}))
+        assert eight[0] != eight[1]
+    changed = told(*every, int8=True)
+    assert [one for one in every if changed[one] != same[one]] == ["onnx", "bundle"]
+    assert told("timm", "onnx", data="nowhere") == {name: same[name] for name in ("timm", "onnx")}
+
+
+def test_a_folder_of_photographs_is_called_by_its_name(
+    vit: Path, colors: Callable[[str, int], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    for name in ("anemone", "borago"):
+        (tmp_path / "ph" / name).mkdir(parents=True)
+        for number in range(60):
+            colors(name, number).save(tmp_path / "ph" / name / f"{number}.png")
+    run(ExportConfig(backbone=vit, out=tmp_path / "out", to=("bundle",), data=str(tmp_path / "ph"), workers=0))
+    told = capsys.readouterr().out
+    assert "no split val to calibrate the confidence by: a fifth of every class, held out of train, takes" in told
+    assert "- ph: source not stated" in (tmp_path / "out" / "bundle" / "README.md").read_text()
+    shutil.rmtree(tmp_path / "ph" / "borago")
+    arguments = ("--data", tmp_path / "ph", "--out", tmp_path / "other", "--workers", 0)
+    assert f"{tmp_path / 'ph'} has photographs of 1 class" in refused("export", vit, "--to", "bundle", *arguments)
+
+
+def test_without_a_confidence_none_is_calibrated(
+    vit: Path, make_shards: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(make_shards({"train": 30}))
+    run(ExportConfig(backbone=vit, out=tmp_path, to=("onnx",), int8=True, data=data, workers=0))
+    told = capsys.readouterr().out
+    assert "no split val to compare the 8-bit model with the float one by: a fifth of every class" in told
+    assert "calibrate" not in told
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_interrupted_export_leaves_no_folder(
     error: Any, vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -87,7 +192,7 @@ def test_an_interrupted_export_leaves_no_folder(
     def stop(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(command, "finish", stop)
+    monkeypatch.setattr(format_folders, "finish", stop)
     with pytest.raises((KeyboardInterrupt, OSError)):
         run(ExportConfig(backbone=vit, out=tmp_path, to=("timm",), force=True))
     assert [path.name for path in tmp_path.rglob("*")] == ["timm", "older.txt"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,26 @@ def test_dinov2s_names_are_exact(vit: Path, vit_exports: Path) -> None:
     state = load(vit).model.state_dict()
     assert set(state) == set(found.weights)
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("heads", [True, False], ids=["the card's command", "no heads"])
+def test_the_cards_command_gives_back_an_equal_backbone(
+    heads: bool, vit: Path, vit_exports: Path, tmp_path: Path, umbel: Callable[..., Any]
+) -> None:
+    card = (vit_exports / "dinov2" / "README.md").read_text()
+    (words,) = [line.split() for line in card.splitlines() if line.startswith("umbel import ")]
+    given = [str(vit_exports / "dinov2" / "dinov2.pth"), str(tmp_path / "again"), *(words[4:] if heads else [])]
+    assert (words[2:4], words[4:]) == (["dinov2.pth", "FOLDER"], ["--heads", "2"])
+    assert umbel("import", *given).code == 0
+    again, first, file = load(tmp_path / "again"), load(vit), load(vit_exports / "dinov2" / "dinov2.pth")
+    assert (
+        (again.card.mean, again.card.std) == (first.card.mean, first.card.std) == ((0.4, 0.45, 0.35), (0.2, 0.25, 0.3))
+    )
+    assert str(again.transform) == str(first.transform) == str(file.transform)
+    (photograph,) = dead_leaves(1, width=60, height=50, seed=9)
+    features = [one.model(one.transform(photograph)[None]) for one in (again, first, file)]
+    assert torch.equal(features[0], features[1])
+    assert torch.equal(features[0], features[2])
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

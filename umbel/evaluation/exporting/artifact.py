@@ -52,3 +52,14 @@ def sha256_of(file: Path) -> str:
     """The hash that `sha256sum -c SHA256SUMS` checks."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sums_hold(folder: Path) -> bool:
+    """Whether a folder holds the files that its sums tell, unchanged, and nothing else."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        sums = {name: told for told, _, name in (line.partition("  ") for line in lines)}
+        there = {file.name for file in folder.iterdir()} - {SUMS}
+        return set(sums) == there and all(sha256_of(folder / name) == told for name, told in sums.items())
+    except (OSError, ValueError):
+        return False

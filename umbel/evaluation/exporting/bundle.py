@@ -74,8 +74,8 @@ def write_bundle(folder: Path, backbone: Backbone, work: OnnxWork, shards: Shard
     return told
 
 
-def bundle_section(told: dict[str, Any], shards: ShardSet) -> Section:
-    """The part of the model card that only a bundle has."""
+def bundle_section(told: dict[str, Any], place: str) -> Section:
+    """The part of the model card that only a bundle has; `place`: where its photographs are from."""
     counts = told["photographs"]
     lines = [
         f"{len(told['classes'])} classes, each the mean of its photographs' features ({counts['classes']:,} in all). "
@@ -89,7 +89,7 @@ def bundle_section(told: dict[str, Any], shards: ShardSet) -> Section:
         "",
         "The classes' photographs:",
         "",
-        *data_lines([shards.folder]),
+        *data_lines([place]),
     ]
     return Section(title="Answers", lines=lines)
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import io
 import json
+import math
+import re
 import stat
 import sys
 import warnings
@@ -25,6 +28,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 MAX_PIXELS, MAX_SCANNED_PIXELS, MAX_BYTES = 178_956_970, 2_000_000_000, 1 << 30
 PROFILE_TOLERANCE = 4  # of 255 levels: a color profile that moves no color further is sRGB under another name
 TOP = 5
+CROP_MODES, INTERPOLATIONS = ("center", "squash"), ("bicubic", "bilinear")
 Floats = NDArray[np.float32]
 
 
@@ -46,33 +50,49 @@ class Predictor:
         """
         if not (folder / "bundle.json").is_file():
             raise BundleError(f"{folder} is no bundle (bundle.json): make one with `umbel export RUN --to bundle`.")
+        self.folder = folder
         try:
+            check_sum(folder, "bundle.json")
             told: dict[str, Any] = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
             if told["format"] != 1:
                 raise BundleError(f"{folder} is a bundle of format {told['format']}; this reads format 1: upgrade it.")
-            self.classes: list[str] = list(told["classes"])
-            self.preprocessing: dict[str, Any] = dict(told["preprocessing"])
+            for name in ("head", "model"):
+                check_sum(folder, told[name])
+            self.classes = checked_classes(told["classes"])
+            self.preprocessing = checked_preprocessing(told["preprocessing"])
             self.temperature, self.threshold = float(told["temperature"]), float(told["threshold"])
+            if not (0 < self.temperature < math.inf and math.isfinite(self.threshold)):
+                raise ValueError(f"temperature {self.temperature}, threshold {self.threshold}")
             with np.load(folder / told["head"], allow_pickle=False) as head:
-                self.mean, self.weight, self.bias = head["mean"], head["weight"], head["bias"]
+                self.mean, self.weight, self.bias = (
+                    head[name].astype(np.float32) for name in ("mean", "weight", "bias")
+                )
             self.session = open_model(folder / told["model"])
+            check_fit(self)
         except BundleError:
             raise
         except Exception as error:
             # A damaged file fails in JSON, numpy's zip reader or onnxruntime, each in its own way.
-            reason = " ".join(str(error).split())[:200].rstrip(".")
-            raise BundleError(f"the bundle {folder} is damaged ({type(error).__name__}: {reason}).") from error
-        if not len(self.classes) == len(self.weight) == len(self.bias):
-            raise BundleError(f"the bundle {folder} is damaged: its classes and its head do not fit together.")
+            raise damaged(folder, error) from error
 
     def predict(self, photograph: Path) -> dict[str, Any]:
         """The answer for one photograph: see `answer`.
 
         Raises:
             PhotographError: it is none.
+            BundleError: the model fails.
         """
         image = prepare(read_photograph(photograph), self.preprocessing)
-        return {"photograph": str(photograph), **self.answer(features(self.session, image[None]))}
+        try:
+            found = features(self.session, image[None])
+            if found.shape != (1, len(self.mean)) or not np.isfinite(found).all():
+                raise ValueError(f"its model gives no {len(self.mean)} finite numbers")
+        except MemoryError:
+            raise
+        except Exception as error:
+            # onnxruntime has exceptions of its own for what does not fit together inside a model.
+            raise damaged(self.folder, error) from error
+        return {"photograph": str(photograph), **self.answer(found)}
 
     def answer(self, feature: Floats) -> dict[str, Any]:  # (1, C)
         """The answer for one feature: class or "unknown", similarity, and the likeliest classes with confidence."""
@@ -90,6 +110,80 @@ class Predictor:
     def scores(self, feature: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `scores_of`."""
         return scores_of(feature, mean=self.mean, weight=self.weight, bias=self.bias)
+
+
+def damaged(folder: Path, error: Exception) -> BundleError:
+    """A sentence of what is wrong with a bundle."""
+    reason = " ".join(str(error).split())[:200].rstrip(".")
+    return BundleError(f"the bundle {folder} is damaged ({type(error).__name__}: {reason}).")
+
+
+def check_sum(folder: Path, name: str) -> None:
+    """Hold a file against the bundle's SHA256SUMS; a bundle without sums is taken as it is.
+
+    Raises:
+        BundleError: it is another file than was made.
+    """
+    if not (folder / "SHA256SUMS").is_file():
+        return
+    lines = [line.split(maxsplit=1) for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()]
+    sums = {line[1].lstrip("*"): line[0] for line in lines if len(line) == 2}
+    if sums.get(name) != hashlib.sha256((folder / name).read_bytes()).hexdigest():
+        raise BundleError(f"the bundle {folder} is damaged: {name} is not the file whose sum stands in SHA256SUMS.")
+
+
+def checked_classes(names: Any) -> list[str]:
+    """The classes, two or more.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
+        raise ValueError("classes are no list of two or more names")
+    return names
+
+
+def checked_preprocessing(settings: Any) -> dict[str, Any]:
+    """How photographs are prepared, see `prepare`.
+
+    Raises:
+        ValueError: a setting that there is not.
+    """
+    for name in ("size", "resize"):
+        if type(settings[name]) is not int or settings[name] < 1:
+            raise ValueError(f"{name} {settings[name]} is no number of pixels")
+    if settings["crop_mode"] not in CROP_MODES or settings["interpolation"] not in INTERPOLATIONS:
+        raise ValueError(f"crop_mode {settings['crop_mode']}, interpolation {settings['interpolation']}")
+    mean, std = (np.array(settings[name], dtype=np.float32) for name in ("mean", "std"))
+    if not (mean.shape == std.shape == (3,) and np.isfinite(mean).all() and np.isfinite(std).all() and std.min() > 0):
+        raise ValueError(f"mean {settings['mean']}, std {settings['std']}")
+    return dict(settings)
+
+
+def check_fit(bundle: Predictor) -> None:
+    """Hold a bundle's parts against one another.
+
+    Raises:
+        BundleError: they are not of one bundle.
+    """
+    (given,) = bundle.session.get_inputs()
+    shapes = {output.name: output.shape for output in bundle.session.get_outputs()}
+    size, width = bundle.preprocessing["size"], shapes["features"][-1]
+    if not isinstance(width, int):  # a graph need not tell; then the first photograph does
+        width = len(bundle.mean)
+    if [side for side in given.shape[1:] if isinstance(side, int)] != [3, size, size]:
+        raise BundleError(
+            f"the bundle {bundle.folder} is damaged: it prepares images of {size} x {size} pixels, and its model "
+            f"takes {given.shape[1:]}."
+        )
+    classes = len(bundle.classes)
+    if (bundle.mean.shape, bundle.weight.shape, bundle.bias.shape) != ((width,), (classes, width), (classes,)):
+        raise BundleError(
+            f"the bundle {bundle.folder} is damaged: its {classes} classes, features of {width} numbers and head do "
+            "not fit together."
+        )
+    if not all(np.isfinite(part).all() for part in (bundle.mean, bundle.weight, bundle.bias)):
+        raise BundleError(f"the bundle {bundle.folder} is damaged: its head has numbers that are not finite.")
 
 
 def scores_of(
@@ -186,6 +280,10 @@ def to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Gray, 16-bit, palette, CMYK and transparent images as RGB (transparent becomes white), in sRGB."""
     if image.mode.startswith("I") or image.mode == "F":
         levels = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(levels).all():
+            raise PhotographError("it has pixels that are not finite numbers")
+        if image.mode == "F" and levels.max(initial=0) <= 1:
+            levels = levels * 255  # shares of white, as scientific software stores them
         if levels.max(initial=0) > 255:
             levels = (levels - levels.min()) * (255 / max(np.ptp(levels), 1))
         image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
@@ -240,7 +338,13 @@ def answers(bundle: Path, photographs: Sequence[Path], *, as_json: bool) -> Iter
         if not as_json:
             yield in_words(told), None
     if as_json:
-        yield json.dumps(found, indent=1, ensure_ascii=False), None
+        yield in_json(found), None
+
+
+def in_json(found: list[dict[str, Any]]) -> str:
+    """Answers as JSON; the bytes of a name that are no text stay what Python reads them as, written \\udcXX."""
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def in_words(told: dict[str, Any]) -> str:
@@ -257,6 +361,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("photographs", nargs="+", type=Path)
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal cannot show
     wrong = 0
     try:
         for text, fault in answers(Path(__file__).resolve().parent, asked.photographs, as_json=asked.json):

@@ -6,27 +6,23 @@ Without --to it is the timm folder alone, as `umbel.backbones.export` makes it.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import timm
-import torch
+from typing import Any
 
 from umbel.backbones import Backbone, export, load
-from umbel.backbones.authors import read_released
 from umbel.backbones.dinov2_file import dinov2_state, trained_mask_token
 from umbel.backbones.loading import find_folder
 from umbel.backbones.onnx_file import need_onnx
 from umbel.config import nearest
-from umbel.data.shard_set import ShardSet
-from umbel.evaluation.exporting.artifact import finish, refuse_occupied, whole_folder
-from umbel.evaluation.exporting.card import Section, model_card
-from umbel.evaluation.exporting.onnx_target import FLOAT_FILE, INT8_FILE
-from umbel.evaluation.exporting.onnx_work import OnnxWork, make_onnx
-from umbel.evaluation.exporting.self_test import EXACT, by_torch, self_test
+from umbel.data.index import find_shards
+from umbel.evaluation.exporting import format_folders
+from umbel.evaluation.exporting.artifact import refuse_occupied
+from umbel.evaluation.exporting.asked import asked_of, is_finished
+from umbel.evaluation.exporting.format_folders import Target
+from umbel.evaluation.exporting.onnx_work import make_onnx
 from umbel.evaluation.extract import open_data
 from umbel.machine import choose_workers
 from umbel.run import UserError, refuse_overlap, say
@@ -89,31 +85,50 @@ def run(config: ExportConfig) -> None:
     out = config.out or config.backbone / "export"
     if out.is_file():
         raise UserError(f"{out} is a file: choose a folder for --out.")
-    for name in formats:
-        refuse_occupied(out / name, force=config.force)
-        for place in (source, config.data):
-            if place is not None:
-                refuse_overlap(place, out / name)
     if "bundle" in formats and config.data is None:
         raise UserError("a bundle's classes are made of labeled photographs: give them as --data.")
     if config.int8 and not {"onnx", "bundle"} & set(formats):
         raise UserError("--int8 is for ONNX models: add onnx or bundle to --to.")
     if {"onnx", "bundle"} & set(formats):
         need_onnx("onnx", "onnxscript", "onnxruntime")
+    asked = asked_of(source, formats, data=config.data, int8=config.int8, per_class=config.per_class)
+    left = _left(config, source, out, asked)
+    if not left:
+        return
     backbone = load(source)
     run_folder = config.backbone if config.backbone.is_dir() else source
+    targets = {name: Target(out=out / name, backbone=backbone, run=run_folder, asked=asked[name]) for name in left}
     state = (
         dinov2_state(backbone.model, mask_token=trained_mask_token(source), source=str(source))
-        if ("dinov2" in formats)
+        if "dinov2" in targets
         else None
     )  # refuses before anything is written
-    if "timm" in formats:
-        _timm(source, out / "timm", backbone, run_folder)
+    if "timm" in targets:
+        format_folders.write_timm(targets["timm"], source)
     if state is not None:
-        _dinov2(state, out / "dinov2", backbone, run_folder)
-    if {"onnx", "bundle"} & set(formats):
+        format_folders.write_dinov2(targets["dinov2"], state)
+    if {"onnx", "bundle"} & set(targets):
         with tempfile.TemporaryDirectory(prefix="umbel-export-") as scratch:
-            _onnx_and_bundle(config, formats, out, backbone, run_folder, Path(scratch))
+            _onnx_and_bundle(config, targets, backbone, Path(scratch))
+
+
+def _left(config: ExportConfig, source: Path, out: Path, asked: Mapping[str, dict[str, Any]]) -> list[str]:
+    """The formats that no earlier try of the same export has finished.
+
+    Raises:
+        UserError: something else lies at a place of theirs.
+    """
+    left = []
+    for name, told in asked.items():
+        if not config.force and is_finished(out / name, told):
+            say(f"{name}: {out / name} is kept, as this same export finished it before and its sums hold.")
+            continue
+        refuse_occupied(out / name, force=config.force)
+        for place in (source, config.data):
+            if place is not None:
+                refuse_overlap(place, out / name)
+        left.append(name)
+    return left
 
 
 def _refuse_alone(config: ExportConfig) -> None:
@@ -122,91 +137,24 @@ def _refuse_alone(config: ExportConfig) -> None:
             raise UserError(f"{flag} is for ONNX models and bundles: say --to onnx or --to bundle.")
 
 
-def _timm(source: Path, out: Path, backbone: Backbone, run_folder: Path) -> None:
-    with whole_folder(out) as folder:
-        for name in ("config.json", "model.safetensors"):
-            shutil.copyfile(source / name, folder / name)
-        again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        test = self_test(backbone, by_torch(again), "the timm folder", bound=EXACT)
-        usage = f'timm.create_model("local-dir:{out.name}", pretrained=True)'
-        card = model_card(backbone, run_folder, kind="a timm folder", usage=usage, test=test)
-        finish(folder, card=card, test=test.record())
-    say(f"timm: {out}; largest difference of features {test.largest:.1g}.")
-
-
-def _dinov2(state: dict[str, torch.Tensor], out: Path, backbone: Backbone, run_folder: Path) -> None:
-    heads = backbone.model.blocks[0].attn.num_heads  # type: ignore[union-attr, index]
-    with whole_folder(out) as folder:
-        torch.save(state, folder / "dinov2.pth")
-        found = read_released(folder / "dinov2.pth", heads=heads)
-        again = timm.create_model(found.card.architecture, num_classes=0, **found.card.arguments).eval()
-        again.load_state_dict(found.weights)
-        test = self_test(backbone, by_torch(again), "the DINOv2 file", bound=EXACT)
-        usage = f'torch.load("dinov2.pth", weights_only=True)\numbel import dinov2.pth FOLDER --heads {heads}'
-        card = model_card(backbone, run_folder, kind="a state dict by DINOv2's names", usage=usage, test=test)
-        finish(folder, card=card, test=test.record())
-    say(f"dinov2: {out}; largest difference of features {test.largest:.1g}.")
-
-
-def _onnx_and_bundle(
-    config: ExportConfig, formats: tuple[str, ...], out: Path, backbone: Backbone, run_folder: Path, scratch: Path
-) -> None:
+def _onnx_and_bundle(config: ExportConfig, targets: Mapping[str, Target], backbone: Backbone, scratch: Path) -> None:
     workers = int(choose_workers(config.workers, 1).value)
-    shards = None
+    shards, place = None, ""
     if config.data is not None:
         shards = open_data(config.data, scratch / "shards", backbone.card.image_size, workers=config.workers)
+        place = shards.folder if find_shards(config.data) else config.data
     (scratch / "onnx").mkdir()
     work = make_onnx(
         backbone,
         scratch / "onnx",
         shards,
+        place=place,
         int8=config.int8,
-        need_labels="bundle" in formats,
+        need_labels="bundle" in targets,
         per_class=config.per_class,
         workers=workers,
     )
-    if "onnx" in formats:
-        _onnx(out / "onnx", backbone, run_folder, work)
-    if "bundle" in formats and shards is not None:
-        _bundle(out / "bundle", backbone, run_folder, work, shards)
-
-
-def _onnx(out: Path, backbone: Backbone, run_folder: Path, work: OnnxWork) -> None:
-    def write(folder: Path) -> list[Section]:
-        shutil.copyfile(work.folder / FLOAT_FILE, folder / FLOAT_FILE)
-        if work.gate is not None:
-            shutil.copyfile(work.folder / INT8_FILE, folder / INT8_FILE)
-        return []
-
-    usage = 'session = onnxruntime.InferenceSession("model.onnx")\nsession.run(["features"], {"images": images})'
-    _with_onnx(out, backbone, run_folder, work, write, kind="ONNX", usage=usage)
-    say(f"onnx: {out}; any batch of images.")
-
-
-def _bundle(out: Path, backbone: Backbone, run_folder: Path, work: OnnxWork, shards: ShardSet) -> None:
-    from umbel.evaluation.exporting.bundle import bundle_section, write_bundle
-
-    def write(folder: Path) -> list[Section]:
-        return [bundle_section(write_bundle(folder, backbone, work, shards), shards)]
-
-    usage = f"umbel predict {out.name} photo.jpg\npython {out.name}/predict.py photo.jpg   # onnxruntime, numpy, Pillow"
-    _with_onnx(out, backbone, run_folder, work, write, kind="a bundle that names plants", usage=usage)
-    say(f"bundle: {out}; `umbel predict {out} photo.jpg` names the plant.")
-
-
-def _with_onnx(
-    out: Path,
-    backbone: Backbone,
-    run_folder: Path,
-    work: OnnxWork,
-    write: Callable[[Path], list[Section]],
-    *,
-    kind: str,
-    usage: str,
-) -> None:
-    with whole_folder(out) as folder:
-        sections = write(folder)
-        if work.gate is not None:
-            sections.append(Section(title="8-bit model", lines=[f"{work.gate.words().capitalize()}."]))
-        card = model_card(backbone, run_folder, kind=kind, usage=usage, test=work.test, sections=sections)
-        finish(folder, card=card, test=work.record())
+    if "onnx" in targets:
+        format_folders.write_onnx(targets["onnx"], work)
+    if "bundle" in targets and shards is not None:
+        format_folders.write_bundle(targets["bundle"], work, shards, place=place)

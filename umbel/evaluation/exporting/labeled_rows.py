@@ -14,6 +14,7 @@ from umbel.run import UserError, say
 
 VALIDATION, TEST = ("val", "validation"), ("test",)
 HELD_OUT = 0.2
+CALIBRATES, COMPARES = "calibrate the confidence by", "compare the 8-bit model with the float one by"
 LEAST_CALIBRATION = 20
 """Photographs; fewer tell nothing of a confidence."""
 
@@ -29,18 +30,23 @@ class LabeledRows:
     """Where the validation photographs come from."""
 
 
-def choose_rows(shards: ShardSet, *, per_class: int, seed: int = 0) -> LabeledRows:
+def choose_rows(
+    shards: ShardSet, *, per_class: int, seed: int = 0, place: str = "", purpose: str = CALIBRATES
+) -> LabeledRows:
     """Divide labeled photographs: split val calibrates (a fifth of each class where there is none), test measures.
 
     Args:
         per_class: photographs of a class that are used, at most; as many again to calibrate and to measure.
+        place: where the photographs are from, for what is said; by default the shards' folder.
+        purpose: what the validation photographs are for, in words behind "to".
 
     Raises:
         UserError: no labels, a single class, or too few photographs to calibrate by.
     """
+    place = place or str(shards.folder)
     labels = shards.members["label"].astype(np.int64)
     if not (labels >= 0).any() or not shards.classes:
-        raise UserError(f"{shards.folder} has no labels, which a bundle's classes are made of: give labeled --data.")
+        raise UserError(f"{place} has no labels, which a bundle's classes are made of: give labeled --data.")
     split = np.array([shard.split for shard in shards.shards])[shards.members["shard"]]
     test = (labels >= 0) & np.isin(split, TEST)
     validation = (labels >= 0) & np.isin(split, VALIDATION)
@@ -56,16 +62,16 @@ def choose_rows(shards: ShardSet, *, per_class: int, seed: int = 0) -> LabeledRo
         aside = rows[hold_out(labels[rows], share=HELD_OUT, seed=seed)]
         validation[aside], support[aside] = True, False
         words = f"a fifth of every class, held out of {', '.join(sorted(set(split[rows].tolist())))}"
-        say(f"there is no split val: {words} calibrates the confidence.")
+        say(f"there is no split val to {purpose}: {words}, takes its place.")
     known = np.unique(labels[support])
     if len(known) < 2:
-        raise UserError(f"{shards.folder} has photographs of {len(known)} class: a bundle needs two or more.")
+        raise UserError(f"{place} has photographs of {len(known)} class: a bundle needs two or more.")
     # Labels without a photograph to learn from cannot be answered, nor tell how good answers are.
     validation, test = (chosen & np.isin(labels, known) for chosen in (validation, test))
     if validation.sum() < LEAST_CALIBRATION:
         raise UserError(
-            f"{shards.folder} has {int(validation.sum())} labeled photographs to calibrate the confidence by, fewer "
-            f"than {LEAST_CALIBRATION}: give more."
+            f"{place} has {int(validation.sum())} labeled photographs to {purpose}, fewer than "
+            f"{LEAST_CALIBRATION}: give more."
         )
     limited = [_at_most(np.flatnonzero(chosen), labels, per_class, seed) for chosen in (support, validation, test)]
     return LabeledRows(support=limited[0], validation=limited[1], test=limited[2], words=words)

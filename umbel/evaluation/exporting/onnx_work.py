@@ -16,7 +16,7 @@ from umbel.backbones.onnx_file import preprocessing_settings
 from umbel.data.shard_set import ShardSet
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.exporting.calibration import class_means
-from umbel.evaluation.exporting.labeled_rows import LabeledRows, choose_rows, take
+from umbel.evaluation.exporting.labeled_rows import CALIBRATES, COMPARES, LabeledRows, choose_rows, take
 from umbel.evaluation.exporting.onnx_target import (
     FLOAT_FILE,
     INT8_FILE,
@@ -77,6 +77,7 @@ def make_onnx(
     folder: Path,
     shards: ShardSet | None,
     *,
+    place: str,
     int8: bool,
     need_labels: bool,
     per_class: int,
@@ -86,6 +87,7 @@ def make_onnx(
 
     Args:
         shards: photographs to calibrate and measure by.
+        place: where they are from, for what is said.
         need_labels: a bundle is wanted.
 
     Raises:
@@ -94,7 +96,7 @@ def make_onnx(
     settings = preprocessing_settings(backbone)
     if int8 and needs_calibration(backbone.model) and shards is None:
         write_int8(backbone, folder, None)  # says what is missing before the slow steps
-    rows = None if shards is None else _rows(shards, need_labels=need_labels, int8=int8, per_class=per_class)
+    rows = None if shards is None else _rows(shards, place, need_labels=need_labels, int8=int8, per_class=per_class)
     test = write_float(backbone, folder)
     say(f"ONNX: largest difference of features {test.largest:.1g}.")
     floats = None
@@ -141,11 +143,12 @@ def _predict() -> Any:
     return bundle_predict
 
 
-def _rows(shards: ShardSet, *, need_labels: bool, int8: bool, per_class: int) -> LabeledRows | None:
+def _rows(shards: ShardSet, place: str, *, need_labels: bool, int8: bool, per_class: int) -> LabeledRows | None:
     if not need_labels and not int8:
         return None
     try:
-        return choose_rows(shards, per_class=per_class)
+        purpose = CALIBRATES if need_labels else COMPARES
+        return choose_rows(shards, per_class=per_class, place=place, purpose=purpose)
     except UserError as error:
         if need_labels:
             raise
@@ -195,5 +198,5 @@ def _sample(backbone: Backbone, shards: ShardSet, count: int, *, seed: int, work
     batches = photograph_batches(chosen, backbone.transform, cut(0, len(chosen), BATCH), workers=workers)
     found = [images.numpy() for good, images, _ in batches if good]
     if not found:
-        raise UserError(f"none of {len(chosen)} photographs of {shards.folder} can be read: give others as --data.")
+        raise UserError(f"none of {len(chosen)} photographs can be read: give others as --data.")
     return np.concatenate(found)
