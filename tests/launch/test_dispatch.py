@@ -43,6 +43,26 @@ def test_no_slurm_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("a\nb", "'{here}/a\\nb/launch' has a control character"),
+        ("100%j", "{here}/100%j/launch: SLURM gives '%'"),
+        ("a\\b", "{here}/a\\b/launch: SLURM gives '\\'"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_folder_that_a_script_cannot_name(
+    out: str, sentence: str, dry_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = LaunchConfig(where="slurm", dry_run=dry_run)
+    with pytest.raises(UserError) as error:
+        dispatch("pretrain", ["data", "--out", out], asked, many=True, own_folder=True)
+    assert str(error.value).startswith(sentence.format(here=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_sacct_is_asked_for_what_squeue_forgot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With clients that print what SLURM 22.05 prints."""
     row = f"{'7_1':64}{'RUNNING':24}{'None':96}{'0':16}"
