@@ -247,6 +247,15 @@ class HasRecipe(typing.Protocol):
         ...
 
 
+@typing.runtime_checkable
+class HasData(typing.Protocol):
+    """A configuration that can tell, before a command is sent elsewhere, that its data are not there."""
+
+    def check_data(self) -> None:
+        """Raises UserError for data that are not there."""
+        ...
+
+
 def _read_flags(config: type[Config], default: Config | None, arguments: Sequence[str], prog: str, help: str) -> Config:
     import tyro
 
