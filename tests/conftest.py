@@ -257,6 +257,7 @@ def refused(umbel: Callable[..., Ending]) -> Callable[..., str]:
         assert all(PROGRESS.match(line) for line in progress), err
         assert sentence.startswith("umbel: "), err
         assert sentence.endswith((".", "?")), err
+        assert not sentence.endswith(("?.", "..")), err
         return sentence
 
     return run

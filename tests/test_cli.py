@@ -638,3 +638,48 @@ def test_other_commands_answer_bad_input_in_a_sentence(
     (tmp_path / "notes.txt").write_text("hello")
     assert words in refused(*arguments)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "notes.txt"]
+
+
+@pytest.mark.parametrize("launch", ["slurm --launch.dry-run", "local"])
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("pretrain nowhere --recipe demo --out out", "nowhere does not exist: give a folder of photographs or of"),
+        ("pretrain notes.txt --recipe demo --out out", "notes.txt is not a folder: give a folder of photographs or of"),
+        ("pretrain no-{0..1}.tar --recipe demo --out out", "no-0.tar: there is no such shard"),
+        ("pretrain photographs --recipe demo --mix.data no --mix.weights 1 --out out", "no does not exist: give a"),
+        ("pretrain photographs --recipe demo --probe.data no --out out", "no does not exist: give a folder"),
+        ("embed vit_tiny_patch16_224 --data nowhere --out out", "nowhere does not exist: give a folder"),
+        ("probe vit_tiny_patch16_224 --data nowhere", "nowhere does not exist: give a folder"),
+        ("demo --data nowhere --out out", "nowhere does not exist: give a folder"),
+        ("hash fit vit_tiny_patch16_224 --data empty --out out", "empty holds no shards: make them with `umbel shards"),
+    ],
+)
+def test_data_that_are_not_there_are_told_before_a_command_is_sent(
+    command: str,
+    sentence: str,
+    launch: str,
+    tmp_path: Path,
+    photographs: Photographs,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    photographs(["a.jpg"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    monkeypatch.setattr("umbel.launch.dispatch.dispatch", lambda *_, **__: pytest.fail("it was sent"))
+    assert refused(*command.split(), "--launch", *launch.split()).startswith(f"umbel: {sentence}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("data", ["photographs", "s3://bucket/train-{000000..000009}.tar"])
+def test_data_that_are_there_or_remote_are_sent(
+    data: str, tmp_path: Path, photographs: Photographs, umbel: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs(["a.jpg"])
+    monkeypatch.chdir(tmp_path)
+    words = ["pretrain", data, "--recipe", "demo", "--out", "out", "--launch", "slurm", "--launch.dry-run"]
+    code, out, err = umbel(*words)
+    assert code == 0, err
+    assert "srun" in out

@@ -95,7 +95,7 @@ def test_paths_are_paths(recipe: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("cuont: 3", ["unknown key 'cuont'", "did you mean 'count'?"]),
+        ("cuont: 3", ["recipe: unknown key 'cuont', did you mean 'count'?"]),
         ("inner: {rat: 3}", ["inner: unknown key 'rat'", "did you mean 'rate'?"]),
         ("qqqqqq: 3", ["unknown key 'qqqqqq'."]),
         ("1: 3", ["key 1 is not text"]),
@@ -117,7 +117,9 @@ def test_paths_are_paths(recipe: Write) -> None:
         ("pair: [0, 1, 2]", ["pair must be a list of 2"]),
         ("pair: 0.5", ["pair must be a list of 2", "0.5"]),
         ("pair: [0, b]", ["pair must be of type float", "'b'"]),
-        ("names: x", ["names must be a list", "'x'"]),
+        ("names: x", ["names must be a list, not 'x'"]),
+        ("count: 24:00", ["count must be of type int", "'24:00'"]),
+        ("rate: 1:30.5", ["rate must be of type float", "'1:30.5'"]),
         ("inner: 3", ["inner must be a mapping", "3"]),
         ("inner: null", ["inner must be a mapping", "None"]),
         ("inner: {rate: -1}", ["inner.rate must not be negative", "-1"]),
@@ -133,6 +135,8 @@ def test_a_fault_is_named_in_one_sentence(recipe: Write, text: str, words: list[
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith((".", "?"))
+    assert not str(caught.value).endswith(("?.", ".."))
 
 
 @pytest.mark.parametrize(

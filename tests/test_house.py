@@ -155,17 +155,17 @@ def test_nothing_is_unpickled(file: Path) -> None:
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         assert given.get("allow_pickle", "False") == "False", ast.unparse(call)
     for call in calls(file, "yaml.load"):
-        assert "_UniqueKeyLoader" in ast.unparse(call), ast.unparse(call)
+        assert "StrictLoader" in ast.unparse(call), ast.unparse(call)
     for name in ("yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "eval", "exec"):
         assert not list(calls(file, name)), name
 
 
 def test_the_recipe_loader_is_a_safe_one() -> None:
-    from umbel.config import _UniqueKeyLoader
+    from umbel.config import StrictLoader
 
-    assert issubclass(_UniqueKeyLoader, yaml.SafeLoader)
+    assert issubclass(StrictLoader, yaml.SafeLoader)
     with pytest.raises(yaml.YAMLError):
-        yaml.load("!!python/object/apply:os.getcwd []", Loader=_UniqueKeyLoader)
+        yaml.load("!!python/object/apply:os.getcwd []", Loader=StrictLoader)
 
 
 @every_file

@@ -175,6 +175,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         if words and (launch := launch_arguments.parse(words, f"umbel {name}")).where != "here":
             from umbel.launch.dispatch import dispatch
 
+            if isinstance(asked, config.HasData):
+                asked.check_data()
             return dispatch(name, rest, launch, many=name in MANY, own_folder=LONG[name])
         function(asked)
     except UmbelError as error:

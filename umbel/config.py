@@ -26,8 +26,17 @@ RECIPE_FORMAT = 1
 _HEADER = ("format", "command")
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice (YAML would silently keep the last)."""
+class StrictLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice (YAML would silently keep the last), and reads 24:00 as text.
+
+    YAML 1.1 has numbers to the base of 60: 24:00 would be 1440.
+    """
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        if kind is yaml.ScalarNode and ":" in value and tag.endswith((":int", ":float")):
+            return "tag:yaml.org,2002:str"
+        return tag
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -72,7 +81,7 @@ def read_recipe(name: str, command: str) -> dict[str, Any]:
         raise UserError(f"recipe '{name}' is unknown{nearest(name, known)}; there are: {', '.join(known)}.")
     try:
         # The loader derives from yaml.SafeLoader: plain data only.
-        values = yaml.load(text, Loader=_UniqueKeyLoader)
+        values = yaml.load(text, Loader=StrictLoader)
     except yaml.YAMLError as error:
         raise UserError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
@@ -111,7 +120,7 @@ def from_values(base: Config, values: dict[str, Any], where: str) -> Config:
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in hints:
-            raise UserError(f"{where}: unknown key '{key}'{nearest(key, hints)}.")
+            raise UserError(as_sentence(f"{where}: unknown key '{key}'{nearest(key, hints)}"))
         current = getattr(base, key)
         label = f"{where}: {key}"
         if dataclasses.is_dataclass(current):
@@ -123,7 +132,7 @@ def from_values(base: Config, values: dict[str, Any], where: str) -> Config:
     try:
         return dataclasses.replace(base, **changes)  # type: ignore[type-var]
     except ValueError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(as_sentence(f"{where}: {error}")) from error
 
 
 def completed(values: dict[str, Any], like: Any, where: str) -> dict[str, Any]:
@@ -159,9 +168,11 @@ def _convert(value: Any, hint: Any, label: str) -> Any:
             raise UserError(f"{label} must be one of {', '.join(map(str, arguments))}, not {value!r}.")
         return value
     if origin is tuple:
-        inner = arguments[:1] * len(value) if arguments[-1:] == (Ellipsis,) and isinstance(value, list) else arguments
-        if not isinstance(value, list) or len(value) != len(inner):
-            raise UserError(f"{label} must be a list of {len(arguments)}, not {value!r}.")
+        any_length = arguments[-1:] == (Ellipsis,)
+        if not isinstance(value, list) or (not any_length and len(value) != len(arguments)):
+            length = "" if any_length else f" of {len(arguments)}"
+            raise UserError(f"{label} must be a list{length}, not {value!r}.")
+        inner = arguments[:1] * len(value) if any_length else arguments
         return tuple(_convert(v, h, label) for v, h in zip(value, inner, strict=True))
     if origin is dict:
         if not isinstance(value, dict):
@@ -187,6 +198,11 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
     """', did you mean X?' for the nearest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f", did you mean '{close[0]}'?" if close else ""
+
+
+def as_sentence(text: str) -> str:
+    """The text with an end mark: a period, where it does not end with a mark of its own."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any], ignore: Sequence[str]) -> str | None:
@@ -231,6 +247,15 @@ class HasRecipe(typing.Protocol):
         ...
 
 
+@typing.runtime_checkable
+class HasData(typing.Protocol):
+    """A configuration that can tell, before a command is sent elsewhere, that its data are not there."""
+
+    def check_data(self) -> None:
+        """Raises UserError for data that are not there."""
+        ...
+
+
 def _read_flags(config: type[Config], default: Config | None, arguments: Sequence[str], prog: str, help: str) -> Config:
     import tyro
 
@@ -241,11 +266,13 @@ def _read_flags(config: type[Config], default: Config | None, arguments: Sequenc
             result: Config = tyro.cli(config, prog=prog, description=help, args=list(arguments), **keywords)
     except ValueError as error:
         # A check of the configuration's own, with the field's name and the value.
-        raise UserError(f"{error}.") from error
+        raise UserError(as_sentence(str(error))) from error
     except SystemExit as ended:
         if ended.code == 0:
             raise
-        raise UserError(f"{box_as_sentence(told.getvalue())}; `{prog} --help` lists the options.") from None
+        reason = box_as_sentence(told.getvalue())
+        end = "" if reason.endswith("?") else ";"
+        raise UserError(f"{reason}{end} `{prog} --help` lists the options.") from None
     seed = getattr(result, "seed", 0)
     if isinstance(seed, int) and not 0 <= seed < SEEDS:
         raise UserError(f"--seed must be from 0 to {SEEDS - 1:,}, not {seed}.")

@@ -19,6 +19,7 @@ import psutil
 
 from umbel import config as recipes
 from umbel.backbones import export
+from umbel.data.folder import check_data
 from umbel.data.index import find_shards
 from umbel.data.make import MakeFolderConfig, MakeSyntheticConfig, make_folder, make_synthetic
 from umbel.evaluation import embed, probe, report
@@ -63,6 +64,11 @@ class DemoConfig:
             raise ValueError(f"seed must not be negative and shots at least 1, not {self.seed} and {self.shots}")
         if self.epochs is not None and not 0 < self.epochs < 10_000:
             raise ValueError(f"epochs must be positive, not {self.epochs}")
+
+    def check_data(self) -> None:
+        """Refuse data that are not there; raises UserError."""
+        if self.data is not None:
+            check_data(self.data)
 
 
 def run(config: DemoConfig) -> None:

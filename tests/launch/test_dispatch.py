@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from umbel.config import to_values
 from umbel.launch.dispatch import dispatch
 from umbel.launch.job_state import states
 from umbel.launch.launch_config import LaunchConfig
@@ -40,6 +42,26 @@ def test_no_slurm_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^SLURM does not answer \(squeue: not here; sacct: not here\)\.$"):
         states(["1"])
     assert states([]) == {}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("a\nb", "'{here}/a\\nb/launch' has a control character"),
+        ("100%j", "{here}/100%j/launch: SLURM gives '%'"),
+        ("a\\b", "{here}/a\\b/launch: SLURM gives '\\'"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_folder_that_a_script_cannot_name(
+    out: str, sentence: str, dry_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = LaunchConfig(where="slurm", dry_run=dry_run)
+    with pytest.raises(UserError) as error:
+        dispatch("pretrain", ["data", "--out", out], asked, many=True, own_folder=True)
+    assert str(error.value).startswith(sentence.format(here=tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -86,6 +108,38 @@ def test_reasons_in_words() -> None:
     assert why_it_waits("PartitionTimeLimit").startswith("the partition allows fewer hours")
     assert why_it_waits("ReqNodeNotAvail, UnavailableNodes:n1").startswith("nodes that it needs are down")
     assert why_it_waits("Licenses") == "SLURM says Licenses"
+
+
+def test_a_dry_run_of_local_processes_starts_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    asked = LaunchConfig(where="local", processes=2, dry_run=True)
+    words = ["d d", "--out", str(tmp_path / "run")]
+    assert dispatch("shards check", words, asked, many=True, own_folder=True) == 0
+    said, err = capfd.readouterr()
+    settings, commands = said[: said.index("RANK=0")], said[said.index("RANK=0") :].splitlines()
+    assert yaml.safe_load(settings) == to_values(asked)
+    assert commands == [
+        f"RANK={rank} LOCAL_RANK={rank} WORLD_SIZE=2 {sys.executable} -u -m umbel shards check 'd d' "
+        f"--out {tmp_path / 'run'}"
+        for rank in (0, 1)
+    ]
+    assert err == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("there", "words"), [(0, "no GPU"), (1, "1 GPU"), (3, "3 GPUs")])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_more_gpus_than_this_machine_has(
+    there: int, words: str, dry_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: there)
+    with pytest.raises(UserError, match=rf"^--launch.gpus 4: this machine has {words} that torch can use; .*\.$"):
+        dispatch("pretrain", [], LaunchConfig(where="local", gpus=4, dry_run=dry_run), many=True, own_folder=True)
+
+
+def test_as_many_gpus_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    asked = LaunchConfig(where="local", gpus=2, dry_run=True)
+    assert dispatch("pretrain", [], asked, many=True, own_folder=True) == 0
 
 
 @pytest.mark.parametrize(("words", "code"), [(["--version"], 0), (["no-such-command"], 2)])

@@ -50,6 +50,11 @@ def test_without_a_site_lists_hold_each_value_once() -> None:
         ("format: 1\nsite: other.yaml\n", "names another site"),
         ("format: 1\nhours: many\n", "hours must be of type float, not 'many'"),
         ("format: [\n", "is not valid YAML"),
+        ("format: 1\nhours: 24:00\n", "hours must be of type float, not '24:00'."),
+        ("format: 1\nhours: 3\nhours: 4\n", "key 'hours' is given twice"),
+        ("format: 1\nhours: .inf\n", "launch.hours must be above 0, not inf"),
+        ("format: 1\nsetup: module load cuda\n", "setup must be a list, not 'module load cuda'."),
+        ("format: 1\nsetup: ['a\n\n  b']\n", "launch.setup must be one line without control characters, not 'a\\nb'"),
     ],
 )
 def test_a_wrong_site(content: str, sentence: str, tmp_path: Path) -> None:
@@ -75,6 +80,10 @@ def test_a_site_that_is_not_there(tmp_path: Path) -> None:
         ("--launch slurm --launch.hours 0", "launch.hours must be above 0, not 0"),
         ("--launch slurm --launch.gpus 2 --launch.processes 2", "launch.gpus 2 sets the processes"),
         ("--launch slurm --launch.sbatch=--exclusive", "launch.sbatch must be NAME=VALUE without dashes"),
+        (
+            "--launch slurm --launch.hours 0.1 --launch.signal-delay 360",
+            "launch.signal_delay 360 (seconds) must be less",
+        ),
         ("--launch.nodes 2", "need --launch local or slurm"),
         ("--launch.dry-run", "need --launch local or slurm"),
     ],
@@ -83,3 +92,15 @@ def test_wrong_settings_are_named(words: str, sentence: str) -> None:
     with pytest.raises(UserError) as error:
         parse(cut(words.split())[1], "umbel pretrain")
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["comment", "partition", "account", "constraint", "prefix", "setup", "sbatch"])
+@pytest.mark.parametrize("text", ["a\nb", "a\x1bb"])
+def test_what_stands_in_a_script_is_one_line(name: str, text: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse(["--launch.where", "slurm", f"--launch.{name}", text], "umbel pretrain")
+    assert f"launch.{name} must be one line without control characters, not {text!r}" in str(error.value)
+
+
+def test_a_signal_may_come_just_after_the_start() -> None:
+    assert LaunchConfig(hours=0.1, signal_delay=359).minutes == 6

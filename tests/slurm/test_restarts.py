@@ -113,7 +113,7 @@ def test_time_limit(cluster: Any, undisturbed: Rows, tmp_path: Path) -> None:
 def test_time_limit_without_a_signal_before(cluster: Any, undisturbed: Rows, tmp_path: Path) -> None:
     """The SIGTERM of the limit itself leaves half a minute (KillWait)."""
     run = tmp_path / "run"
-    job = cluster.pretrain(run, hours=2 / 60, sbatch=("signal=23@1",))  # one that does nothing
+    job = cluster.pretrain(run, hours=2 / 60, signal_delay=60, sbatch=("signal=23@1",))  # one that does nothing
     halted = cluster.at_checkpoint(run)
     while cluster.shown(job)["JobState"] == "RUNNING":
         for pid in halted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from umbel.data.index import find_shards
 from umbel.data.photograph import find_photographs
 from umbel.data.photograph_set import Photograph, PhotographSet, fingerprint_of, key_of, printable, state_of
 from umbel.run import UserError
@@ -20,6 +21,27 @@ SPLIT_FOLDERS = {
 }
 
 
+def check_data(data: str) -> None:
+    """Refuse DATA that is not there, without reading it; what a URL names is not asked for.
+
+    Raises:
+        UserError: no such folder or shard.
+    """
+    if not find_shards(data):
+        check_folder(Path(data))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        UserError: always then.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}: give a folder of photographs or of shards.")
+
+
 def read_folder(folder: Path, split: str) -> PhotographSet:
     """List a folder: `split/class/file` where the first level is named after splits, `class/file`, or flat.
 
@@ -28,9 +50,7 @@ def read_folder(folder: Path, split: str) -> PhotographSet:
     Raises:
         UserError: no such folder, no photographs in it, or folders of splits beside others.
     """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {what}: give a folder of photographs or of shards.")
+    check_folder(folder)
     files = [path.relative_to(folder) for path in find_photographs(folder)]
     if not files:
         raise UserError(f"{folder} holds no photographs (.jpg, .png, .webp, .tif and the like).")

@@ -18,6 +18,7 @@ import tyro
 from torch import Tensor, nn
 
 from umbel.backbones import Backbone
+from umbel.data.folder import check_data
 from umbel.data.index import ShardSet, find_shards
 from umbel.evaluation.embed_folder import PARTS, already_there
 from umbel.evaluation.embed_parts import join_parts, make_parts, say_left_out, wait_for_all
@@ -61,6 +62,10 @@ class EmbedConfig(ReadConfig):
         check_loading(self.batch, self.workers)
         if self.part < 1:
             raise ValueError(f"part must be at least 1, not {self.part}")
+
+    def check_data(self) -> None:
+        """Refuse data that are not there; raises UserError."""
+        check_data(self.data)
 
 
 def check_loading(batch: int, workers: int) -> None:

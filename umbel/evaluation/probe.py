@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from umbel.data.folder import check_data
 from umbel.evaluation.compare import Comparison, compare
 from umbel.evaluation.embed import check_loading
 from umbel.evaluation.embeddings import Embeddings
@@ -98,6 +99,11 @@ class ProbeConfig(ReadConfig):
         if self.suite is not None and (self.data is not None or self.against):
             raise ValueError("suite has its own data and compares with published figures: leave out data and against")
         _ = self.settings  # checks the numbers
+
+    def check_data(self) -> None:
+        """Refuse data that are not there; raises UserError."""
+        if self.data is not None:
+            check_data(self.data)
 
     @property
     def reading(self) -> ReadConfig:

@@ -15,7 +15,7 @@ from umbel.augment.own_policy import Policy, policy_name
 from umbel.augment.policy import POLICIES
 from umbel.augment.sheet import views_sheet
 from umbel.augment.views import GLOBAL_VIEWS, INAT_PLANTAE_MEAN, INAT_PLANTAE_STD, Views, ViewsConfig
-from umbel.config import from_values, nearest, read_recipe, recipe_names
+from umbel.config import as_sentence, from_values, nearest, read_recipe, recipe_names
 from umbel.data.decode import decode
 from umbel.data.index import find_shards, open_shards
 from umbel.data.photograph import BadPhotographError, find_photographs, read_photograph
@@ -68,7 +68,7 @@ def run(config: ViewsSheetConfig) -> None:
     try:
         settings = [replace(config.views, policy=policy) for policy in policies.values()]
     except ValueError as error:
-        raise UserError(f"--policies: {error}.") from error
+        raise UserError(as_sentence(f"--policies: {error}")) from error
     makers = [Views(s, seed=config.seed, mean=INAT_PLANTAE_MEAN, std=INAT_PLANTAE_STD, device=CPU) for s in settings]
     photographs = choose_photographs(config.data, config.count, config.seed)
     sheet = views_sheet(photographs, dict(zip(policies, makers, strict=True)))
@@ -88,7 +88,8 @@ def policy_called(name: str) -> Policy:
         return name
     if not name.endswith((".yaml", ".yml")) and name not in recipe_names():
         known = nearest(name, [*POLICIES, *recipe_names()])
-        raise UserError(f"--policies: '{name}' is neither a policy ({', '.join(POLICIES)}) nor a recipe{known}.")
+        told = f"--policies: '{name}' is neither a policy ({', '.join(POLICIES)}) nor a recipe{known}"
+        raise UserError(as_sentence(told))
     asked = ViewsSheetConfig(data="", recipe=name)
     label, values = asked.recipe_values()
     return from_values(asked, values, label).views.policy

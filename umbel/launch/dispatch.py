@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from umbel.config import to_values
 from umbel.launch import slurm
 from umbel.launch.job_state import states
 from umbel.launch.launch_config import LaunchConfig
-from umbel.launch.local import run_local
+from umbel.launch.local import check_gpus, command, run_local
 from umbel.launch.waiting import NEVER, why_it_waits
 from umbel.run import EXIT_DONE, UserError, say
 
@@ -36,6 +37,13 @@ def dispatch(name: str, arguments: Sequence[str], launch: LaunchConfig, *, many:
     if launch.where == "local":
         if launch.nodes > 1:
             raise UserError(f"--launch local has this machine alone, not {launch.nodes}: leave --launch.nodes out.")
+        check_gpus(launch)
+        if launch.dry_run:
+            _show_settings(launch)
+            for rank in range(launch.tasks):
+                ranks = f"RANK={rank} LOCAL_RANK={rank} WORLD_SIZE={launch.tasks}"
+                print(f"{ranks} {shlex.join(command([*name.split(), *arguments]))}")
+            return EXIT_DONE
         return run_local([*name.split(), *arguments], launch)
     if "--force" in arguments:
         raise UserError("--force would begin anew at each restart of a job: move --out aside, or choose another one.")
@@ -43,13 +51,18 @@ def dispatch(name: str, arguments: Sequence[str], launch: LaunchConfig, *, many:
     out = slurm.output(argv, Path(f"umbel-{name.replace(' ', '-')}"))
     folder = out if own_folder else out.with_name(f"{out.name}.slurm")
     if launch.dry_run:
-        print(yaml.safe_dump(to_values(launch), sort_keys=False), end="")
-        print(f"folder: {folder}\n\n{slurm.script(argv, launch, folder=folder, name=name.replace(' ', '-'))}", end="")
+        script = slurm.script(argv, launch, folder=folder, name=name.replace(" ", "-"))
+        _show_settings(launch)
+        print(f"folder: {folder}\n\n{script}", end="")
         return EXIT_DONE
     job = slurm.submit(argv, launch, folder=folder, name=name.replace(" ", "-"))
     say(f"job {job} of {launch.ranks} processes; logs: {folder / 'launch' / f'{job}_0_log.out'} and .err")
     _say_state(job)
     return EXIT_DONE
+
+
+def _show_settings(launch: LaunchConfig) -> None:
+    print(yaml.safe_dump(to_values(launch), sort_keys=False), end="")
 
 
 def _say_state(job: str) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from umbel.config import StrictLoader
 from umbel.run import UserError
 
 SITE_FORMAT = 1
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""Characters that would end a line of a batch script, or garble it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,7 @@ class LaunchConfig:
     site: Path | None = None
     """YAML file with these settings for a cluster; flags stand over it."""
     dry_run: bool = False
-    """Print the resolved settings and the sbatch script, and submit nothing (slurm)."""
+    """Print the resolved settings and the sbatch script, or each process's command (local), and run nothing."""
     requeues: int = 3
     """Restarts in a row that may end without a new checkpoint before the job is given up (slurm)."""
     snapshot: bool = True
@@ -69,17 +74,31 @@ class LaunchConfig:
                 raise ValueError(f"launch.{name} must be at least 1, not {value}")
         for name in ("hours", "memory"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"launch.{name} must be above 0, not {value:g}")
+        if self.signal_delay >= 60 * self.minutes:
+            raise ValueError(
+                f"launch.signal_delay {self.signal_delay} (seconds) must be less than launch.hours {self.hours:g}"
+            )
         if self.requeues < 0:
             raise ValueError(f"launch.requeues must be at least 0, not {self.requeues}")
         if self.gpus is not None and self.processes is not None:
             raise ValueError(f"launch.gpus {self.gpus} sets the processes, so launch.processes must not be given")
         if self.where == "here" and (self.ranks > 1 or self.dry_run):
             raise ValueError("launch.nodes, gpus, processes and dry-run need --launch local or slurm")
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and CONTROL.search(text):
+                    raise ValueError(f"launch.{name} must be one line without control characters, not {text!r}")
         for option in self.sbatch:
             if option.startswith("-") or not option.partition("=")[0]:
                 raise ValueError(f"launch.sbatch must be NAME=VALUE without dashes in front, not {option!r}")
+
+    @property
+    def minutes(self) -> int:
+        """The time limit as SLURM counts it."""
+        return max(1, round(self.hours * 60))
 
     @property
     def tasks(self) -> int:
@@ -99,7 +118,8 @@ def read_site(path: Path) -> dict[str, Any]:
         UserError: no such file, not YAML, or not a site's.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # The loader derives from yaml.SafeLoader: plain data only.
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"site {path} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
     except yaml.YAMLError as error:

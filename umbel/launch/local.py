@@ -14,9 +14,31 @@ from types import FrameType
 import psutil
 
 from umbel.launch.launch_config import LaunchConfig
-from umbel.run import EXIT_BUG, EXIT_DONE, say
+from umbel.run import EXIT_BUG, EXIT_DONE, UserError, say
 
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+def check_gpus(launch: LaunchConfig) -> None:
+    """Refuse more GPUs than there are.
+
+    Raises:
+        UserError: `launch.gpus` is above what torch finds here.
+    """
+    import torch
+
+    there = torch.cuda.device_count()
+    if launch.gpus is not None and launch.gpus > there:
+        found = f"{there} GPU{'s' * (there > 1)}" if there else "no GPU"
+        raise UserError(
+            f"--launch.gpus {launch.gpus}: this machine has {found} that torch can use; ask for fewer, or "
+            "for processes without GPUs by --launch.processes."
+        )
+
+
+def command(argv: Sequence[str]) -> list[str]:
+    """What each process runs."""
+    return [sys.executable, "-u", "-m", "umbel", *argv]
 
 
 def run_local(argv: Sequence[str], launch: LaunchConfig) -> int:
@@ -44,7 +66,8 @@ def run_local(argv: Sequence[str], launch: LaunchConfig) -> int:
 
     def supervise() -> None:
         try:
-            elastic_launch(asked, sys.executable)("-u", "-m", "umbel", *argv)
+            program, *words = command(argv)
+            elastic_launch(asked, program)(*words)
             codes.append(EXIT_DONE)
         except ChildFailedError as error:
             _, failure = error.get_first_failure()

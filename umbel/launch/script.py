@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from typing import Any
 
 import submitit
 
-from umbel.launch.launch_config import LaunchConfig
+from umbel.launch.launch_config import CONTROL, LaunchConfig
+from umbel.run import UserError
 from umbel.surroundings import RESTART
 
 MARKER = "submitted"
@@ -54,7 +56,7 @@ def executor(
     places = f"{shlex.quote(str(folder))} {shlex.quote(str(out))}"
     asked: dict[str, Any] = {
         "job_name": name,
-        "time": max(1, round(launch.hours * 60)),
+        "time": launch.minutes,
         "nodes": launch.nodes,
         "ntasks_per_node": launch.tasks,
         "gpus_per_node": launch.gpus,
@@ -89,6 +91,19 @@ def executor(
     }
     made.update_parameters(**{key: value for key, value in asked.items() if value is not None})
     return made
+
+
+def check_place(*places: Path) -> None:
+    """Refuse a path that a batch script cannot name.
+
+    Raises:
+        UserError: it has a control character, or one that SLURM reads as a pattern where a log's path stands.
+    """
+    for place in places:
+        if CONTROL.search(str(place)):
+            raise UserError(f"{str(place)!r} has a control character, which breaks a batch script: name --out plainly.")
+        if found := re.search(r"[%\\]", str(place)):
+            raise UserError(f"{place}: SLURM gives '{found[0]}' in the path of a log a meaning: choose another --out.")
 
 
 def _check(folder: Path, python: str) -> str:

@@ -18,7 +18,7 @@ from umbel.config import to_values
 from umbel.launch import snapshot
 from umbel.launch.job import Job
 from umbel.launch.launch_config import LaunchConfig
-from umbel.launch.script import MARKER, executor
+from umbel.launch.script import MARKER, check_place, executor
 from umbel.run import UserError, write_atomic
 
 # What a shell inside of a job or a rank carries, and a new job must not take over.
@@ -36,7 +36,7 @@ def submit(argv: Sequence[str], launch: LaunchConfig, *, folder: Path, name: str
         after: ids of jobs that must have ended well; SLURM cancels the job when one of them does not.
 
     Raises:
-        UserError: no SLURM here, or it refuses the job.
+        UserError: no SLURM here, it refuses the job, or a batch script cannot name the folder.
     """
     return _submit([argv], launch, folder=folder, name=name, after=after, at_once=None)[0]
 
@@ -56,10 +56,15 @@ def submit_array(
 
 
 def script(argv: Sequence[str], launch: LaunchConfig, *, folder: Path, name: str) -> str:
-    """The batch script that `submit` would hand in; nothing is written."""
+    """The batch script that `submit` would hand in; nothing is written.
+
+    Raises:
+        UserError: it cannot name the folder.
+    """
     place = folder.resolve() / "launch"
     code = snapshot.place(place, copy=launch.snapshot)
     out = output(argv, folder)
+    check_place(place, out)
     return executor(launch, folder=place, out=out, code=code, name=name, after=(), at_once=None).script()
 
 
@@ -72,13 +77,14 @@ def _submit(
     after: Sequence[str],
     at_once: int | None,
 ) -> list[str]:
-    check_cluster(launch)
     place = folder.resolve() / "launch"
+    # An array is one script; its tasks' progress is what lies in the common folder.
+    out = output(argvs[0], folder) if len(argvs) == 1 else folder.resolve()
+    check_place(place, out)
+    check_cluster(launch)
     place.mkdir(parents=True, exist_ok=True)
     (place / MARKER).touch()
     code = snapshot.take(place, copy=launch.snapshot)
-    # An array is one script; its tasks' progress is what lies in the common folder.
-    out = output(argvs[0], folder) if len(argvs) == 1 else folder.resolve()
     made = executor(launch, folder=place, out=out, code=code.folder, name=name, after=after, at_once=at_once)
     alone = len(argvs) == 1
     quiet = contextlib.redirect_stderr(io.StringIO())  # submitit repeats there what sbatch says

@@ -39,7 +39,7 @@ def run(config: PretrainConfig) -> None:
     Raises:
         UmbelError: see `umbel.ssl.train.train`; and every fault of DATA or the configuration.
     """
-    for data in (config.data, *config.mix.data, *([config.probe.data] if config.probe.data else [])):
+    for data in config.all_data:
         if config.force:
             refuse_overlap(data, config.out)
         if Path(data).is_dir() and not find_shards(data):

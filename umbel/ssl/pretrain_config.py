@@ -13,6 +13,7 @@ from umbel.augment.views import ViewsConfig
 from umbel.backbones.build import BackboneConfig
 from umbel.coding_rate import Covariance
 from umbel.config import read_recipe
+from umbel.data.folder import check_data
 from umbel.data.mixing import MixConfig
 from umbel.data.reader import ReaderConfig
 from umbel.machine import CompileChoice, DeviceChoice, PrecisionChoice
@@ -137,6 +138,16 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, but is {self.seed}")
+
+    def check_data(self) -> None:
+        """Refuse data that are not there; raises UserError."""
+        for data in self.all_data:
+            check_data(data)
+
+    @property
+    def all_data(self) -> tuple[str, ...]:
+        """What is trained on, mixed in, and probed."""
+        return (self.data, *self.mix.data, *([self.probe.data] if self.probe.data else []))
 
     def recipe_values(self) -> tuple[str, dict[str, Any]]:
         """The values of the recipe asked for, or of the one that fits the data and this machine."""

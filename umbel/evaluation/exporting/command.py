@@ -53,7 +53,7 @@ class ExportConfig(export.ExportConfig):
     def __post_init__(self) -> None:
         for name in self.formats():
             if name not in FORMATS:
-                raise ValueError(f"to must name {', '.join(FORMATS)}, not '{name}'{nearest(name, FORMATS)}".rstrip("?"))
+                raise ValueError(f"to must name {', '.join(FORMATS)}, not '{name}'{nearest(name, FORMATS)}")
         if self.per_class < 2:
             raise ValueError(f"per_class must be at least 2, not {self.per_class}")
         if self.workers < -1:

@@ -76,6 +76,11 @@ class HashFitConfig:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
 
+    def check_data(self) -> None:
+        """Refuse data that are not there; raises UserError."""
+        if self.method == "crovca" and self.pairs is None and self.data is not None:
+            _check_shards(self.data)
+
 
 def run(config: HashFitConfig) -> None:
     """Fit and store; queries (test) are never fitted on.
@@ -95,6 +100,11 @@ def run(config: HashFitConfig) -> None:
         _fit_on_embeddings(config, embeddings)
     else:
         _fit_on_pairs(config, embeddings, config.pairs)
+
+
+def _check_shards(data: str) -> None:
+    if not find_shards(data):
+        raise UserError(f"{data} holds no shards: make them with `umbel shards make folder`.")
 
 
 def _fit_on_embeddings(config: HashFitConfig, embeddings: Embeddings) -> None:
@@ -199,8 +209,7 @@ def _backbone_and_shards(config: HashFitConfig, embeddings: Embeddings | None) -
         data = data or _told_folder(embeddings)
     if data is None:
         raise UserError("crovca trains on views of photographs: give their shards with --data.")
-    if not find_shards(data):
-        raise UserError(f"{data} holds no shards: make them with `umbel shards make folder`.")
+    _check_shards(data)
     shards = open_shards(data)
     splits = _fitting_splits(tuple(shard.split for shard in shards.shards))
     return read_again(str(name), embeddings.provenance if embeddings else {}), shards.select(splits)
