@@ -79,6 +79,7 @@ def test_seeds_alone_are_a_sweep() -> None:
         (["train.batch"], (), "say KEY=a,b,c"),
         (["train.batch=8,,16"], (), "say KEY=a,b,c"),
         (["train.batch=8,8"], (), "two runs would be called batch=8"),
+        (["optim.learning_rate=1e-3,0.001"], (), "would be the same run: give every value once"),
         (["train.batch=8", "train.batch=16"], (), "is given twice"),
         (["train=8"], (), "train must be a mapping of settings"),
         (["seed.x=8"], (), "seed must be of type int"),

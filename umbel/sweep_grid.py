@@ -85,6 +85,10 @@ def read_grid(grid: Grid) -> list[Run]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"two runs would be called {twice}: give every value and seed once.")
+    for place, run in enumerate(runs):
+        same = next((o for o in runs[:place] if dataclasses.replace(o.config, out=run.config.out) == run.config), None)
+        if same is not None:
+            raise UserError(f"{same.name} and {run.name} would be the same run: give every value once.")
     return runs
 
 
