@@ -175,6 +175,22 @@ def test_half_precision_leaves_few_open_and_never_decides_what_it_cannot() -> No
     assert 0 < (best[:, 0] - best[:, 1] <= 2 * allowed).float().mean() < 0.3
 
 
+def test_the_rounding_of_the_scores_themselves_is_counted() -> None:
+    """Of many terms, as features are wide, and of scores near 1, where it is the larger part."""
+    generator = torch.Generator().manual_seed(0)
+    centroids = torch.nn.functional.normalize(torch.randn((8, 4000), generator=generator, dtype=torch.float64), dim=1)
+    truth = torch.arange(400) % 8
+    features = (centroids[truth] + 0.002 * torch.randn((400, 4000), generator=generator)).float()
+    queries = centroid.Queries(features, truth, half=True)
+    mean = torch.zeros(4000, dtype=torch.float64)
+    first, exact = queries._products(mean, centroids)
+    (_, scores, doubt), (_, sure, _) = next(first.blocks(None)), next(exact.blocks(None))
+    length = (queries.moved - (mean - queries.offset).float()).norm(dim=1)
+    off = (scores.float() - sure / length[:, None]).abs().amax(1)
+    assert (off <= (doubt + 2 * first.unit * scores.float().abs().amax(1)) / 2).all()
+    assert (off > doubt / 2).any()
+
+
 def test_an_example_by_hand() -> None:
     """Two classes on two axes: whatever is drawn, the query on the right axis is right and the astray one wrong."""
     features = np.array([[9.0, 0], [1, 0], [0, 2], [0, 5]])

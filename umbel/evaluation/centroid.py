@@ -159,15 +159,17 @@ class Queries:
             split.append(rest.bfloat16())
             rest = rest - split[-1].double()
         columns = torch.cat([centroids.bfloat16(), *split], dim=1).T.contiguous()
-        # Both factors of a term are off by up to 2^-9, evenly: a deviation of 2^-9 / sqrt(3) each.
+        # Both factors of a term are off by up to 2^-8, evenly: a deviation of 2^-8 / sqrt(3) each.
         widest = centroids.square().amax(0).float()
-        spread = (queries.square() @ widest).mul_(2 / 3).sqrt_() * 2.0**-9
+        spread = (queries.square() @ widest).mul_(2 / 3).sqrt_() * 2.0**-8
         ones = torch.ones((len(queries), 3), dtype=torch.bfloat16, device=queries.device)
         return Product(
             queries=torch.cat([queries.bfloat16(), ones], dim=1),
             columns=columns,
-            doubt=2 * DEVIATIONS * spread,
-            unit=2.0**-9,
+            # Of two scores, whose errors add up to the root of two of one: seven deviations of their difference, and
+            # of the widest centroid that there could be.
+            doubt=2 * 5 * spread,
+            unit=2.0**-8,
         )
 
     def _by_double(self, rows: Tensor | None, mean: Tensor, centroids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -119,10 +119,10 @@ def neighbors(
 def _by_half(asked: Tensor, base: Tensor, own: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Neighbors among the candidates that bf16 finds: (Q, k) similarities and rows, and (Q,) bool, where it may err."""
     approximate, candidates = _search(asked.bfloat16(), base.bfloat16(), own, SPARE * k)
-    # Both factors of a term are off by up to 2^-9, evenly: a deviation of 2^-9 / sqrt(3) each. Eight deviations of the
+    # Both factors of a term are off by up to 2^-8, evenly: a deviation of 2^-8 / sqrt(3) each. Eight deviations of the
     # sum are beyond chance; what is not among the candidates has no greater similarity than this.
-    spread = (asked.square() @ base.square().amax(0)).mul_(2 / 3).sqrt_() * 2.0**-9
-    beyond = approximate[:, -1] + 8 * spread + 2.0**-9 * approximate[:, -1].abs()
+    spread = (asked.square() @ base.square().amax(0)).mul_(2 / 3).sqrt_() * 2.0**-8
+    beyond = approximate[:, -1] + 8 * spread + 2.0**-8 * approximate[:, -1].abs()
     block = max(1, CHUNK // (candidates.shape[1] * base.shape[1]))
     exact = torch.cat(
         [

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.hashing import CrovcaConfig, load_hasher, save_hasher
+from umbel.evaluation.hashing.pair_sources import pair_with
 from umbel.evaluation.hashing.pairs import PairedCoder, fit_pairs
 from umbel.evaluation.hashing.text_features import text_features
 from umbel.run import UserError
@@ -87,3 +89,16 @@ def test_parts_that_do_not_fit_together_are_refused(change: str, tmp_path: Path)
 def test_one_pair_is_too_few() -> None:
     with pytest.raises(UserError, match="at least 2 photographs"):
         fit_pairs(torch.zeros(1, 1, 4), torch.zeros(1, 1, 4), torch.zeros(1, dtype=torch.int64), bits=4, reads="text")
+
+
+def test_partners_are_found_by_key_whatever_their_order(tmp_path: Path) -> None:
+    def embeddings(keys: list[str], width: int) -> Embeddings:
+        features = np.array([[float(ord(key))] * width for key in keys], np.float32)
+        zeros = np.zeros(len(keys), np.int64)
+        return Embeddings(features=features, label=zeros, split=zeros, keys=tuple(keys), splits=("train",), classes=())
+
+    embeddings(["d", "b", "x", "a"], 2).save(tmp_path / "sounds")
+    pairs = pair_with(str(tmp_path / "sounds"), embeddings(["a", "b", "c", "d"], 3), None)
+    assert pairs.rows.tolist() == [0, 1, 3]
+    assert pairs.others[0, pairs.of].tolist() == [[float(ord(key))] * 2 for key in "abd"]
+    assert pairs.reads == "embeddings"
