@@ -115,7 +115,11 @@ OPTIONS = {
     "jobs": "--json --no-json",
     "doctor": "--json --no-json",
 }
-LONG = ("demo", "pretrain", "embed", "probe", "hash fit", "hash encode")
+LONG = (
+    *(f"shards make {name}" for name in ("folder", "csv", "inat2021", "plantnet300k", "meta-album", "flowers102")),
+    *("shards make inaturalist", "shards make synthetic", "shards check", "demo", "pretrain", "embed", "probe"),
+    *("hash fit", "hash encode", "hash evaluate", "export"),
+)
 every_command = pytest.mark.parametrize("name", OPTIONS)
 CHECKOUT = Path(__file__).parents[1]
 

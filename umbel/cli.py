@@ -85,7 +85,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # Commands that take --launch, and whether their --out is a folder that they continue, where a job's logs may lie; the
 # others' logs lie beside it.
-LONG = {"demo": False, "pretrain": True, "embed": False, "probe": False, "hash fit": False, "hash encode": False}
+LONG = {"pretrain": True} | dict.fromkeys(
+    (
+        *(name for name in COMMANDS if name.startswith("shards make")),
+        *("shards check", "demo", "embed", "probe", "hash fit", "hash encode", "hash evaluate", "export"),
+    ),
+    False,
+)
 # Of them, those that share their work among processes.
 MANY = ("pretrain", "embed")
 # Commands that send jobs of their own: their function takes the settings of launching beside its configuration.
