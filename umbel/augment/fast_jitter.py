@@ -15,7 +15,7 @@ from torch import Tensor
 GRAY = (0.299, 0.587, 0.114)
 # Where red, green and blue stand on the circle of hues, in sixths of a turn.
 CENTERS = (0.0, 2.0, -2.0)
-GRAY_AREA = 1e-8  # a pixel without chroma has no hue: anything finite will do, since it is multiplied by the chroma
+LEAST_CHROMA = 1e-8  # a pixel without chroma has no hue: anything finite will do, since it is multiplied by the chroma
 
 
 def jitter_image(image: Tensor, factors: Sequence[float], order: Sequence[int]) -> None:
@@ -53,7 +53,7 @@ def _hue(image: Tensor, turn: float) -> None:
     # Times chroma, in -3 to 3 sixths of a turn.
     at_green, at_blue = (blue - red).add_(chroma, alpha=2), (red - green).sub_(chroma, alpha=2)
     hue = torch.where(high == red, green - blue, torch.where(high == green, at_green, at_blue))
-    hue.div_(chroma.clamp_min(GRAY_AREA)).add_(6 * turn)
+    hue.div_(chroma.clamp_min(LEAST_CHROMA)).add_(6 * turn)
     if abs(6 * turn) > 1:  # further, and the distances below would leave the one turn that they are right for
         hue.sub_(torch.round(hue / 6), alpha=6)
     # A channel has all of the chroma within a sixth of a turn of its own hue, none from two sixths on.
@@ -93,7 +93,7 @@ def _turned(images: Tensor, turn: Tensor) -> Tensor:
     chroma = high - low
     at_green, at_blue = blue - red + 2 * chroma, red - green - 2 * chroma
     hue = torch.where(high == red, green - blue, torch.where(high == green, at_green, at_blue))
-    hue = hue / chroma.clamp_min(GRAY_AREA) + 6 * turn
+    hue = hue / chroma.clamp_min(LEAST_CHROMA) + 6 * turn
     hue = hue - 6 * torch.round(hue / 6)
     return torch.cat([(((hue - c).abs() - 3).abs() - 1).clamp(0, 1) * chroma + low for c in CENTERS], 1)
 
