@@ -96,7 +96,7 @@ OPTIONS = {
         --crovca.weight-decay --crovca.views --crovca.eps --crovca.weight --crovca.memory --photographs.rounds
         --photographs.area --photographs.policy --photographs.canvas --photographs.batch --photographs.workers""",
     "hash encode": """
-        --embeddings --out --index --force --no-force""",
+        --data --backbone --batch --part --device --workers --embeddings --out --index --force --no-force""",
     "hash search": """
         --key --photo --text --keys-from --top --rerank --shortlist --exact --no-exact --backbone --coder
         --embeddings --json --no-json""",

@@ -57,7 +57,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("umbel.evaluation.embed:run", "Embed photographs with a backbone and store the features"),
     "probe": ("umbel.evaluation.probe:run", "Measure features: few-shot and nearest neighbors, beside baselines"),
     "hash fit": ("umbel.evaluation.hashing.fit_command:run", "Fit hash codes: CroVCA on photographs, or ITQ, PCA, LSH"),
-    "hash encode": ("umbel.evaluation.hashing.encode_command:run", "Turn embeddings into packed hash codes"),
+    "hash encode": (
+        "umbel.evaluation.hashing.encode_command:run",
+        "Turn embeddings, or photographs, into packed hash codes",
+    ),
     "hash search": ("umbel.evaluation.hashing.search_command:run", "Find the photographs whose codes are nearest"),
     "hash evaluate": (
         "umbel.evaluation.hashing.evaluate_command:run",
@@ -93,7 +96,7 @@ LONG = {"pretrain": True} | dict.fromkeys(
     False,
 )
 # Of them, those that share their work among processes.
-MANY = ("pretrain", "embed")
+MANY = ("pretrain", "embed", "hash encode")
 # Commands that send jobs of their own: their function takes the settings of launching beside its configuration.
 SENDERS = ("pipeline", "sweep")
 

@@ -31,6 +31,16 @@ def check_data(data: str) -> None:
         check_folder(Path(data))
 
 
+def check_shards(data: str) -> None:
+    """Refuse DATA that holds no shards.
+
+    Raises:
+        UserError: always then.
+    """
+    if not find_shards(data):
+        raise UserError(f"{data} holds no shards: make them with `umbel shards make folder`.")
+
+
 def check_folder(folder: Path) -> None:
     """Refuse what is no folder.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +20,14 @@ from umbel.backbones import Backbone
 from umbel.data.folder import check_data
 from umbel.data.index import ShardSet, find_shards
 from umbel.evaluation.embed_folder import PARTS, already_there
-from umbel.evaluation.embed_parts import join_parts, make_parts, say_left_out, wait_for_all
+from umbel.evaluation.embed_parts import join_parts, make_together, say_left_out
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.extract import extract, fingerprint, open_data, versions
 from umbel.evaluation.parts import Parts
 from umbel.evaluation.reading import ReadConfig, load_to_read, reading_of
 from umbel.evaluation.reading import preprocessing as preprocessing
 from umbel.evaluation.reading import weights_sha256 as weights_sha256
-from umbel.machine import DeviceChoice, choose_device, choose_precision, choose_workers
+from umbel.machine import DeviceChoice, choose_device, choose_precision
 from umbel.ranks import from_rank_0, meet, rank_0_first
 from umbel.run import UserError, rank, say
 
@@ -106,27 +105,11 @@ def run(config: EmbedConfig) -> None:
     if from_rank_0(int(shards is None), state.device) or shards is None:
         return
     parts = Parts(config.out / PARTS, count=len(shards), size=config.part)
-    mine = [part for part in parts.missing() if part % state.num_processes == state.process_index]
-    there = len(parts.all) - len(parts.missing())
-    if state.num_processes > 1:
-        say(f"{state.num_processes} processes share {len(parts.all)} parts of {config.part} photographs.")
-    if there:
-        say(f"going on: {there} of {len(parts.all)} parts are there.")
-    # Rank 0 removes the parts at the end: by then everyone must have seen which are there.
-    state.wait_for_everyone()
     model = backbone.model.to(device.value).eval()
-    reading: dict[str, Any] = {"batch": config.batch, "processes": state.num_processes, "pin": device.value == "cuda"}
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-    reading["workers"] = int(choose_workers(config.workers, here).value)
-    try:
-        longest = make_parts(parts, mine, shards, backbone.transform, features_by(model, device.value)[0], **reading)
-    except BaseException:
-        if not state.is_main_process:
-            parts.tell_failure(state.process_index)
-        raise
-    if not state.is_main_process:
+    reading: dict[str, Any] = {"batch": config.batch, "workers": config.workers, "device": device.value}
+    forward, _ = features_by(model, device.value)
+    if not make_together(parts, shards, backbone.transform, forward, state=state, **reading):
         return
-    wait_for_all(parts, longest)
     told |= {"inputs": inputs, "given": {"backbone": config.backbone, "data": config.data}}
     told |= {"reading": dataclasses.asdict(reading_of(config)), "batch": config.batch}
     count, width, rate = join_parts(parts, shards, config.out, told)

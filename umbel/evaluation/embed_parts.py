@@ -1,4 +1,4 @@
-"""Embedding in parts, by one process or several: each stores its own parts, and rank 0 joins them.
+"""Features in parts, by one process or several: each stores its own parts, and rank 0 joins them.
 
 A batch never reaches over the end of a part, so features depend neither on the number of processes nor on restarts:
 to the last bit on a CPU with the same number of threads.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from umbel.data.index import ShardSet
@@ -25,10 +28,55 @@ from umbel.evaluation.extract import check_finite, check_some, described, origin
 from umbel.evaluation.parts import Parts
 from umbel.evaluation.photograph_batches import Prepare, cut, photograph_batches
 from umbel.evaluation.tensor_file import write_tensors
+from umbel.machine import choose_workers
 from umbel.run import Bar, TrainingError, UserError, duration, say, sync_file, sync_folder
 
 PATIENCE = 600.0
 """Seconds that rank 0 waits for another rank's next part, besides five times the longest of its own."""
+
+
+def make_together(
+    parts: Parts,
+    shards: ShardSet,
+    prepare: Prepare,
+    forward: Callable[[Tensor], Tensor],
+    *,
+    state: PartialState,
+    batch: int,
+    workers: int,
+    device: str,
+) -> bool:
+    """Make the parts that are missing, each rank its own; `forward`: (B, ...) -> (B, C), floats or uint8.
+
+    Args:
+        workers: processes that decode; -1: chosen by the processors at hand.
+
+    Returns:
+        True on rank 0 once all are there; False on the others, which are done.
+
+    Raises:
+        UmbelError: a shard cannot be read, features are not finite, or another rank failed.
+    """
+    mine = [part for part in parts.missing() if part % state.num_processes == state.process_index]
+    there = len(parts.all) - len(parts.missing())
+    if state.num_processes > 1:
+        say(f"{state.num_processes} processes share {len(parts.all)} parts of {parts.size} photographs.")
+    if there:
+        say(f"going on: {there} of {len(parts.all)} parts are there.")
+    # Rank 0 removes the parts at the end: by then everyone must have seen which are there.
+    state.wait_for_everyone()
+    reading: dict[str, Any] = {"batch": batch, "processes": state.num_processes, "pin": device == "cuda"}
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+    reading["workers"] = int(choose_workers(workers, here).value)
+    try:
+        longest = make_parts(parts, mine, shards, prepare, forward, **reading)
+    except BaseException:
+        if not state.is_main_process:
+            parts.tell_failure(state.process_index)
+        raise
+    if state.is_main_process:
+        wait_for_all(parts, longest)
+    return bool(state.is_main_process)
 
 
 def make_parts(
@@ -43,7 +91,7 @@ def make_parts(
     pin: bool,
     processes: int,
 ) -> float:
-    """Make parts and store each; `forward`: (B, ...) -> (B, C).
+    """Make parts and store each; see `make_together`.
 
     Returns:
         Seconds of the longest.
@@ -65,7 +113,8 @@ def make_parts(
             for good, images, reasons in itertools.islice(batches, len(pieces)):
                 if good:
                     rows += good
-                    features.append(forward(images).float().cpu().numpy())
+                    made = forward(images)
+                    features.append((made.float() if made.is_floating_point() else made).cpu().numpy())
                 bad |= {shards.key(sample): reason for sample, reason in reasons.items()}
                 bar.advance(len(good) + len(reasons))
             stacked = np.concatenate(features) if features else np.empty((0, 0), dtype=np.float32)
@@ -101,6 +150,34 @@ def wait_for_all(parts: Parts, longest: float) -> None:
         missing = now
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What all parts together hold besides their features."""
+
+    rows: np.ndarray  # (N,) int64: numbers of their samples
+    width: int
+    left_out: dict[str, str]
+    seconds: float
+
+
+def gather(parts: Parts, count: int) -> Gathered:
+    """Read what parts of `count` photographs tell.
+
+    Raises:
+        UserError: no photograph has features (the parts are removed), or a part cannot be read.
+    """
+    found = [parts.read(part) for part in parts.all]
+    rows = np.concatenate([part.rows for part in found])
+    left_out = {key: reason for part in found for key, reason in part.left_out.items()}
+    try:
+        check_some(len(rows), count, left_out)
+    except UserError:
+        parts.remove()
+        raise
+    width = max(part.width for part in found)
+    return Gathered(rows=rows, width=width, left_out=left_out, seconds=sum(part.seconds for part in found))
+
+
 def join_parts(parts: Parts, shards: ShardSet, out: Path, provenance: dict[str, Any]) -> tuple[int, int, float]:
     """Join all parts into the files of `out`; the record comes last. One part's features are in memory at a time.
 
@@ -110,19 +187,15 @@ def join_parts(parts: Parts, shards: ShardSet, out: Path, provenance: dict[str, 
     Raises:
         UserError: no photograph could be embedded, or a part cannot be read.
     """
-    found = [parts.read(part) for part in parts.all]
-    rows = np.concatenate([part.rows for part in found])
-    bad = {key: reason for part in found for key, reason in part.left_out.items()}
     try:
-        check_some(len(rows), len(shards), bad)
+        found = gather(parts, len(shards))
     except UserError:
-        parts.remove()
         with contextlib.suppress(OSError):
             out.rmdir()
         raise
-    width = max(part.width for part in found)
+    rows, bad, width = found.rows, found.left_out, found.width
     told = described(shards, rows)
-    speed = pace(len(rows), sum(part.seconds for part in found))
+    speed = pace(len(rows), found.seconds)
     beside = out / BESIDE
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(beside)

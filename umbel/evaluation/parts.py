@@ -58,7 +58,7 @@ class Parts:
     def store(
         self, part: int, rows: np.ndarray, features: np.ndarray, *, left_out: Mapping[str, str], seconds: float
     ) -> None:
-        """Store a part: rows (n,) int64, features (n, C) float32. It is durable when this returns."""
+        """Store a part: rows (n,) int64, features (n, C) float32 or uint8. It is durable when this returns."""
         told = {"left_out": json.dumps(dict(left_out)), "seconds": repr(seconds)}
         content = save({"rows": rows, "features": features}, metadata=told)
         write_atomic(self._path(part), content)
@@ -79,7 +79,7 @@ class Parts:
             )
 
     def features(self) -> Iterator[np.ndarray]:
-        """The features of every part, (n, C) float32, one after the other; parts without photographs are passed over.
+        """The features of every part, (n, C), one after the other; parts without photographs are passed over.
 
         Raises:
             UserError: a part cannot be read.

@@ -1,5 +1,7 @@
-"""`umbel hash encode CODER --embeddings DIR --out DIR`: embeddings to packed codes, in pieces: the set may be larger
-than memory."""
+"""`umbel hash encode CODER --embeddings DIR | --data SHARDS --out DIR`: packed codes, made in pieces.
+
+The set may be larger than memory.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from umbel.data.folder import check_shards
 from umbel.evaluation.hashing.codes import INDEX, KEYS, TENSORS, Codes, pack, write_arrays, write_record
+from umbel.evaluation.hashing.encode_photographs import EncodePhotographsConfig, encode_photographs
 from umbel.evaluation.hashing.index import IndexChoice, build_index
 from umbel.evaluation.hashing.keys import Keys
 from umbel.evaluation.hashing.stored import (
@@ -26,18 +30,18 @@ from umbel.evaluation.hashing.stored import (
 from umbel.evaluation.stored_embeddings import RECORD, StoredEmbeddings
 from umbel.evaluation.stored_embeddings import TENSORS as FEATURES
 from umbel.evaluation.tensor_map import map_tensors
-from umbel.run import Bar, UserError, atomic_folder, say
+from umbel.run import Bar, UserError, atomic_folder, rank, say
 
 ROWS_AT_ONCE = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
-class HashEncodeConfig:
-    """Turn embeddings into packed hash codes."""
+class HashEncodeConfig(EncodePhotographsConfig):
+    """Turn embeddings, or the photographs of shards, into packed hash codes."""
 
     coder: Annotated[Path, tyro.conf.Positional]
     """A folder of `umbel hash fit`."""
-    embeddings: Path
+    embeddings: Path | None = None
     """A folder of `umbel embed`, by the backbone that the coder was fitted for; it may be larger than memory."""
     out: Path
     """Folder for the codes."""
@@ -46,25 +50,47 @@ class HashEncodeConfig:
     force: bool = False
     """Move a folder at --out that holds something else aside."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.embeddings is None) == (self.data is None):
+            raise ValueError("give either embeddings or data: what is to be encoded")
+        if self.data is None and self.backbone is not None:
+            raise ValueError("backbone is for photographs (data); embeddings are made already")
+
+    def check_data(self) -> None:
+        """Refuse data that are not there; raises UserError."""
+        if self.data is not None:
+            check_shards(self.data)
+
 
 def run(config: HashEncodeConfig) -> None:
     """Encode and store.
 
     Raises:
-        UserError: embeddings that are not the coder's, or something else at --out.
+        UmbelError: what is given is not the coder's, something else at --out, or another rank failed.
     """
     hasher, told = load_hasher(config.coder)
-    embeddings = StoredEmbeddings.open(config.embeddings)
-    check_fit(hasher, told, embeddings, config.coder)
     coder = {
         "folder": str(config.coder),
         "method": hasher.method,
         "sha256": file_sha256(config.coder / "coder.safetensors"),
     }
+    if config.data is not None:
+        where: dict[str, Any] = {"index": config.index, "force": config.force}
+        encode_photographs(hasher, told, coder, config.data, config.out, config=config, **where)
+    elif config.embeddings is not None and rank() == 0:  # reading takes longer than encoding: one process does it
+        _encode_embeddings(config, config.embeddings, hasher, told, coder)
+
+
+def _encode_embeddings(
+    config: HashEncodeConfig, folder: Path, hasher: Hasher, told: dict[str, Any], coder: dict[str, str]
+) -> None:
+    embeddings = StoredEmbeddings.open(folder)
+    check_fit(hasher, told, embeddings, config.coder)
     source = {
-        "folder": str(config.embeddings),
-        "sha256": file_sha256(config.embeddings / FEATURES),
-        "record_sha256": file_sha256(config.embeddings / RECORD),
+        "folder": str(folder),
+        "sha256": file_sha256(folder / FEATURES),
+        "record_sha256": file_sha256(folder / RECORD),
     }
     asked = {"coder": coder["sha256"], "embeddings": source["sha256"]}
     if config.index != "auto":

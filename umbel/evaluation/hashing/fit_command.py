@@ -13,6 +13,7 @@ import torch
 import tyro
 
 from umbel.backbones import Backbone
+from umbel.data.folder import check_shards
 from umbel.data.index import ShardSet, find_shards, open_shards
 from umbel.evaluation.embed import preprocessing, weights_sha256
 from umbel.evaluation.embeddings import Embeddings
@@ -35,6 +36,8 @@ from umbel.evaluation.stored_checks import check_photographs
 from umbel.machine import DeviceChoice, choose_device
 from umbel.run import UserError, say
 
+FROM_EMBEDDINGS = ("backbone", "preprocessing", "reading", "data")
+"""What a coder tells of the embeddings that it was fitted on, or whose photographs it saw."""
 Method = Literal["crovca", "itq", "pca", "pca-rotation", "lsh"]
 
 
@@ -79,7 +82,7 @@ class HashFitConfig:
     def check_data(self) -> None:
         """Refuse data that are not there; raises UserError."""
         if self.method == "crovca" and self.pairs is None and self.data is not None:
-            _check_shards(self.data)
+            check_shards(self.data)
 
 
 def run(config: HashFitConfig) -> None:
@@ -102,11 +105,6 @@ def run(config: HashFitConfig) -> None:
         _fit_on_pairs(config, embeddings, config.pairs)
 
 
-def _check_shards(data: str) -> None:
-    if not find_shards(data):
-        raise UserError(f"{data} holds no shards: make them with `umbel shards make folder`.")
-
-
 def _fit_on_embeddings(config: HashFitConfig, embeddings: Embeddings) -> None:
     asked = _asked(config) | {"embeddings": file_sha256(Path(config.source) / "embeddings.safetensors")}
     if _there(config, asked):
@@ -114,7 +112,7 @@ def _fit_on_embeddings(config: HashFitConfig, embeddings: Embeddings) -> None:
     used = embeddings.of(*_fitting_splits(embeddings.splits))
     started = time.monotonic()
     hasher = BASELINES[config.method](config.bits, seed=config.seed).fit(used.features)
-    told = {name: embeddings.provenance.get(name) for name in ("backbone", "preprocessing", "data")}
+    told = {name: embeddings.provenance.get(name) for name in FROM_EMBEDDINGS}
     _store(config, hasher, asked, told, len(used), started)
 
 
@@ -149,7 +147,7 @@ def _fit_on_pairs(config: HashFitConfig, embeddings: Embeddings, what: str) -> N
         seed=config.seed,
         config=config.crovca,
     )
-    told = {name: embeddings.provenance.get(name) for name in ("backbone", "preprocessing", "data")}
+    told = {name: embeddings.provenance.get(name) for name in FROM_EMBEDDINGS}
     _store(config, hasher, asked, told, len(pairs.rows), started)
 
 
@@ -181,6 +179,7 @@ def _fit_on_photographs(config: HashFitConfig, embeddings: Embeddings | None) ->
     told = {
         "backbone": {"source": backbone.source, "sha256": sha256},
         "preprocessing": preprocessing(backbone),
+        "reading": embeddings and embeddings.provenance.get("reading"),
         "data": {"folder": str(shards.shards[0].path.parent), "fingerprint": shards.fingerprint()},
     }
     _store(config, hasher, asked, told, views.shape[1], started)
@@ -209,7 +208,7 @@ def _backbone_and_shards(config: HashFitConfig, embeddings: Embeddings | None) -
         data = data or _told_folder(embeddings)
     if data is None:
         raise UserError("crovca trains on views of photographs: give their shards with --data.")
-    _check_shards(data)
+    check_shards(data)
     shards = open_shards(data)
     splits = _fitting_splits(tuple(shard.split for shard in shards.shards))
     return read_again(str(name), embeddings.provenance if embeddings else {}), shards.select(splits)
