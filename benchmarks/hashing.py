@@ -97,14 +97,16 @@ def every_feature(backbone: Backbone, shards: ShardSet) -> Iterator[tuple[str, E
     """Name, embeddings of all labeled photographs, (R, N, C) of views to train on, (N,) their labels."""
     trained = shards.select([split for split in dict.fromkeys(s.split for s in shards.shards) if split != "test"])
     plain = baselines.baseline_embeddings(shards)
-    views, label = view_embeddings(backbone, trained, config=PhotographViewsConfig())
+    views, samples = view_embeddings(backbone, trained, config=PhotographViewsConfig())
+    label = trained.members["label"][samples].astype(np.int64)
     yield "backbone", embed(backbone, shards, device="cpu"), views, torch.from_numpy(label)
     for name, describe in baselines.BASELINES.items():
         card = dataclasses.replace(backbone.card, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         embeddings = plain[name]
         width = embeddings.features.shape[1]
         described = dataclasses.replace(backbone, model=Described(describe), dim=width, card=card)
-        views, label = view_embeddings(described, trained, config=PhotographViewsConfig())
+        views, samples = view_embeddings(described, trained, config=PhotographViewsConfig())
+        label = trained.members["label"][samples].astype(np.int64)
         if width > 1024:
             mean = views.flatten(0, 1).mean(0)
             components = torch.pca_lowrank(views.flatten(0, 1) - mean, PIXEL_COMPONENTS, center=False)[2]

@@ -90,7 +90,8 @@ OPTIONS = {
         --baselines --no-baselines --suite --suite-data --sensitivity --no-sensitivity --sensitivity-photographs
         --efficiency --no-efficiency --json --no-json --out --batch --device --workers""",
     "hash fit": """
-        --out --data --bits --method --supervised --no-supervised --pairs --seed --device --force --no-force
+        --out --data --bits --method --supervised --no-supervised
+        --label-fields --pairs --seed --device --force --no-force
         --crovca.size --crovca.affine --crovca.no-affine --crovca.epochs --crovca.least-steps --crovca.batch
         --crovca.learning-rate --crovca.floor
         --crovca.weight-decay --crovca.views --crovca.eps --crovca.weight --crovca.memory --photographs.rounds

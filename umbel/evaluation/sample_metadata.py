@@ -57,7 +57,7 @@ def read_metadata(shards: ShardSet, samples: np.ndarray, labels: np.ndarray) -> 
     records: dict[int, dict[str, Any]] = {}
     organs = []
     for sample, label in zip(samples.tolist(), labels.tolist(), strict=True):
-        record = _read(reader, sample)
+        record = read_record(reader, sample)
         organ = record.get("organ")
         organs.append(organ if isinstance(organ, str) else "")
         if label >= 0 and record:
@@ -66,7 +66,12 @@ def read_metadata(shards: ShardSet, samples: np.ndarray, labels: np.ndarray) -> 
     return SampleMetadata(taxonomy=Taxonomy.of(records, classes), organs=tuple(organs) if any(organs) else None)
 
 
-def _read(reader: ShardReader, sample: int) -> dict[str, Any]:
+def read_record(reader: ShardReader, sample: int) -> dict[str, Any]:
+    """The JSON of a sample; nothing where it is no object.
+
+    Raises:
+        UnreadableShardError: its shard cannot be read.
+    """
     try:
         record = json.loads(reader.read(sample, "json") or b"{}")
     except ValueError:

@@ -287,6 +287,20 @@ def test_crovca_by_labels_makes_other_codes_and_wants_labels(
     bare = ["hash", "fit", backbone, "--data", tmp_path / "bare", *settings, "--out", tmp_path / "o"]
     assert "none of the photographs has a label" in refused(*bare, "--supervised")
     assert "supervised is of the method crovca" in refused(*fit, tmp_path / "o", "--supervised", "--method", "itq")
+    assert "label_fields (genus) are for supervised" in refused(*fit, tmp_path / "o", "--label-fields", "genus")
+    several = ["--supervised", "--label-fields", "genus"]
+    assert "no photograph tells 'genus'" in refused(*fit, tmp_path / "o", *several)
+    members = {f"plant_{n}.jpg": jpeg(n) for n in range(9)} | {f"plant_{n}.cls": b"%d" % (n % 3) for n in range(9)}
+    members |= {f"plant_{n}.json": json.dumps({"genus": "Rosa" if n % 3 else "Salvia"}).encode() for n in range(8)}
+    write_tar(tmp_path / "genera" / "train-000000.tar", members)
+    genera = ["hash", "fit", backbone, "--data", tmp_path / "genera", *settings, "--out"]
+    code, out, err = umbel(*genera, tmp_path / "several", *several)
+    assert code == 0, err
+    assert "5 labels, 1.9 of them on a photograph" in out
+    assert umbel(*genera, tmp_path / "one", "--supervised").code == 0
+    coders = [(tmp_path / name / "coder.safetensors").read_bytes() for name in ("one", "several")]
+    assert coders[0] != coders[1]
+    assert "was made otherwise" in refused(*genera, tmp_path / "several", "--supervised")
 
 
 def test_pairs_of_names_captions_and_embeddings(

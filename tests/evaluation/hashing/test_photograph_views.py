@@ -45,8 +45,8 @@ def test_every_photographs_views_are_those_of_its_place_in_the_stream(
     backbone: Backbone, foreign_shards: Shards
 ) -> None:
     shards = open_shards(str(foreign_shards(shards=2, count=4)))
-    found, label = view_embeddings(backbone, shards, seed=5, config=settings())
-    assert label.tolist() == shards.members["label"].tolist()
+    found, samples = view_embeddings(backbone, shards, seed=5, config=settings())
+    assert samples.tolist() == list(range(8))
     assert found.shape == (4, 8, 192)
     config = ViewsConfig(global_size=8, local_views=0, global_area=(0.4, 1.0), policy="plant")
     views = Views(config, seed=5, mean=MEAN, std=STD, device=torch.device("cpu"))
@@ -79,9 +79,9 @@ def test_damaged_photographs_are_left_out_and_told(
     for n in range(5):
         members |= {f"plant_{n}.jpg": jpeg(n) if n != 2 else b"hello", f"plant_{n}.cls": str(n).encode()}
     write_tar(tmp_path / "train-000000.tar", members)
-    found, label = view_embeddings(backbone, open_shards(str(tmp_path)), config=settings())
+    found, samples = view_embeddings(backbone, open_shards(str(tmp_path)), config=settings())
     assert found.shape == (4, 4, 192)
-    assert label.tolist() == [0, 1, 3, 4]
+    assert samples.tolist() == [0, 1, 3, 4]
     # No row is another's filled slot.
     assert len({row.numpy().tobytes() for row in found[0]}) == 4
     out = capsys.readouterr().out

@@ -19,6 +19,7 @@ from umbel.evaluation.embed import preprocessing, weights_sha256
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.hashing.evaluate import QUERY_SPLITS
 from umbel.evaluation.hashing.fit import fit_crovca
+from umbel.evaluation.hashing.label_fields import labels_with_fields
 from umbel.evaluation.hashing.pair_sources import CAPTIONS, NAMES, pair_with
 from umbel.evaluation.hashing.pairs import fit_pairs
 from umbel.evaluation.hashing.photograph_views import PhotographViewsConfig, view_embeddings
@@ -57,6 +58,8 @@ class HashFitConfig:
     """crovca (learned), itq, pca (signs of principal components), pca-rotation or lsh (random hyperplanes)."""
     supervised: bool = False
     """crovca: photographs of a species predict one code, by the shards' labels; those without one their own."""
+    label_fields: tuple[str, ...] = ()
+    """supervised: fields of the photographs' JSON that are labels as well, such as genus family; a list is several."""
     pairs: str | None = None
     """crovca on embeddings: what describes each photograph beside them: names (texts made of its species' name and
     classification), captions (its <key>.txt), or a folder of embeddings of another modality with the same keys."""
@@ -74,6 +77,8 @@ class HashFitConfig:
             raise ValueError(f"bits must be at least 1, not {self.bits}")
         if self.supervised and self.method != "crovca":
             raise ValueError(f"supervised is of the method crovca, not of {self.method}")
+        if self.label_fields and not self.supervised:
+            raise ValueError(f"label_fields ({', '.join(self.label_fields)}) are for supervised")
         if self.pairs is not None and (self.supervised or self.method != "crovca"):
             raise ValueError("pairs are of the method crovca without supervised")
         if self.seed < 0:
@@ -156,6 +161,7 @@ def _fit_on_photographs(config: HashFitConfig, embeddings: Embeddings | None) ->
     sha256 = weights_sha256(backbone)
     asked = _asked(config) | {
         "supervised": config.supervised,
+        **({"label_fields": list(config.label_fields)} if config.label_fields else {}),
         "crovca": dataclasses.asdict(config.crovca),
         "photographs": _that_matter(config.photographs),
     }
@@ -167,14 +173,8 @@ def _fit_on_photographs(config: HashFitConfig, embeddings: Embeddings | None) ->
     device = choose_device(config.device)
     say(f"device {device.value}: {device.reason}.")
     started = time.monotonic()
-    views, label = view_embeddings(backbone, shards, seed=config.seed, device=device.value, config=config.photographs)
-    if config.supervised and not (label >= 0).any():
-        raise UserError(
-            "none of the photographs has a label, which --supervised needs: give labeled shards with --data."
-        )
-    if config.supervised:
-        say(f"labels of {len(np.unique(label[label >= 0])):,} classes on {(label >= 0).sum():,} photographs.")
-    labels = torch.from_numpy(label) if config.supervised else None
+    views, samples = view_embeddings(backbone, shards, seed=config.seed, device=device.value, config=config.photographs)
+    labels = _labels(shards, samples, config.label_fields) if config.supervised else None
     hasher = fit_crovca(views, bits=config.bits, labels=labels, seed=config.seed, config=config.crovca)
     told = {
         "backbone": {"source": backbone.source, "sha256": sha256},
@@ -183,6 +183,21 @@ def _fit_on_photographs(config: HashFitConfig, embeddings: Embeddings | None) ->
         "data": {"folder": str(shards.shards[0].path.parent), "fingerprint": shards.fingerprint()},
     }
     _store(config, hasher, asked, told, views.shape[1], started)
+
+
+def _labels(shards: ShardSet, samples: np.ndarray, fields: tuple[str, ...]) -> torch.Tensor:
+    """(n,) int64 classes, -1 without; (n, L) bool where fields are labels as well."""
+    own: np.ndarray = shards.members["label"][samples].astype(np.int64)
+    if fields:
+        several = labels_with_fields(shards, samples, fields)
+        say(f"{several.shape[1]:,} labels, {several.sum(1).mean():.1f} of them on a photograph.")
+        return torch.from_numpy(several)
+    if not (own >= 0).any():
+        raise UserError(
+            "none of the photographs has a label, which --supervised needs: give labeled shards with --data."
+        )
+    say(f"labels of {len(np.unique(own[own >= 0])):,} classes on {(own >= 0).sum():,} photographs.")
+    return torch.from_numpy(own)
 
 
 def _asked(config: HashFitConfig) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def view_embeddings(
     Photographs that cannot be decoded are left out and told.
 
     Returns:
-        (2 * rounds, n, C) float32 on `device`, photographs in the order of their shards; (n,) int64 their labels, -1
-        without.
+        (2 * rounds, n, C) float32 on `device`, photographs in the order of their shards; (n,) int64, which samples
+        they are.
 
     Raises:
         UserError: no photograph can be used.
@@ -91,7 +91,7 @@ def view_embeddings(
                 out[first : first + GLOBAL_VIEWS, torch.from_numpy(batch.sample).to(target)] = features.float()
             bar.advance(len(canvas))
     good = _good(count, bad, shards)
-    return out[:, good] if bad else out, shards.members["label"][good].astype(np.int64)
+    return out[:, good] if bad else out, np.array(good, dtype=np.int64)
 
 
 def _as_it_is(batch: Any) -> Any:
