@@ -83,9 +83,10 @@ def run(config: HashEvaluateConfig) -> None:
         write_atomic(config.out, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(told, indent=1, ensure_ascii=False) if config.json else table(told["convention"], scores))
     for shares in zero_shot if not config.json else ():
+        towers = "" if shares.by_towers is None else f", to {100 * shares.by_towers:.1f} % by the towers alone"
         say(
             f"{shares.name}: the words of its species are nearest to {100 * shares.by_codes:.1f} % of the queries by "
-            f"codes, to {100 * shares.by_logits:.1f} % by logits, of {shares.species} species."
+            f"codes, to {100 * shares.by_logits:.1f} % by logits{towers}, of {shares.species} species."
         )
 
 
