@@ -127,7 +127,11 @@ def _measure(config: HashEvaluateConfig) -> tuple[Convention, Task, list[Score],
         assert embeddings is not None
         coder = _reader(one, embeddings)
         if coder is not None:
-            found, shares = score_texts(name, coder, embeddings.features, embeddings.classes, task, convention)
+            try:
+                found, shares = score_texts(name, coder, embeddings.features, embeddings.classes, task, convention)
+            except UserError as error:  # the tower that reads its texts
+                say(f"{name}: not measured by words: {error}")
+                continue
             scores += found
             zero_shot.append(shares)
     return convention, task, scores, zero_shot

@@ -66,7 +66,8 @@ def fit_on_photographs(config: HashFitConfig, embeddings: Embeddings | None) -> 
         "preprocessing": preprocessing(backbone),
         "data": {"folder": str(shards.shards[0].path.parent), "fingerprint": shards.fingerprint()},
     }
-    store(config, hasher, asked, told, count, started, fitting.adapters(hasher) if adapts else None)
+    more = fitting.writer(hasher, *fitting.train(hasher)) if adapts else None
+    store(config, hasher, asked, told, count, started, more)
 
 
 def _that_matter(config: PhotographViewsConfig) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from umbel.evaluation.hashing.lora import Adapted
 from umbel.evaluation.hashing.pair_sources import texts_of
 from umbel.evaluation.hashing.pairs import PairedCoder, fit_pairs
 from umbel.evaluation.hashing.photograph_views import embed_views
-from umbel.evaluation.hashing.stored_tower import HERE, StoredTower
+from umbel.evaluation.hashing.stored_tower import BACKBONE, HERE, StoredTower
 from umbel.evaluation.hashing.text_features import text_features
 from umbel.run import UserError, say
 
@@ -39,13 +39,16 @@ class Fitting:
         shards: ShardSet,
         tower: TextTower | None,
         device: torch.device,
+        seen: tuple[Tensor, np.ndarray] | None = None,
     ) -> None:
         """
         Args:
             tower: reads the texts of a paired fit; None: they are read as letters.
+            seen: what `embed_views` gives, where it was done before.
         """
         self.config, self.backbone, self.shards, self.tower, self.device = config, backbone, shards, tower, device
         self.words: Words | None = None
+        self._seen = seen
 
     def heads(self) -> tuple[HashCoder | PairedCoder, int]:
         """Train the heads alone: for one epoch if adapters follow; and the number of photographs they saw.
@@ -56,7 +59,7 @@ class Fitting:
         config = self.config
         # With adapters the head's own part is one epoch, or as many steps as a head needs.
         crovca = dataclasses.replace(config.crovca, epochs=1) if config.lora.rank else config.crovca
-        views, samples = embed_views(
+        views, samples = self._seen or embed_views(
             self.backbone, self.shards, seed=config.seed, device=str(self.device), config=config.photographs
         )
         shared: dict[str, Any] = {"bits": config.bits, "seed": config.seed, "config": crovca}
@@ -73,22 +76,25 @@ class Fitting:
             labels = torch.from_numpy(label)
         return fit_crovca(views, labels=labels, **shared), len(samples)
 
-    def adapters(self, hasher: HashCoder | PairedCoder) -> Callable[[Path], dict[str, Any]]:
-        """Train heads and adapters together, and return what writes the adapted backbone into the coder's folder."""
-        config, words = self.config, self.words
+    def train(self, hasher: HashCoder | PairedCoder) -> tuple[Adapted, Adapted | None]:
+        """Train heads and adapters together, in place; see `fit_adapted`."""
         coders = [hasher.coder, hasher.other] if isinstance(hasher, PairedCoder) else [hasher]
-        labels = self.shards.members["label"].astype(np.int64) if config.supervised else None
-        image, text = fit_adapted(
-            config, self.backbone, self.shards, coders, device=self.device, labels=labels, words=words
+        labels = self.shards.members["label"].astype(np.int64) if self.config.supervised else None
+        return fit_adapted(
+            self.config, self.backbone, self.shards, coders, device=self.device, labels=labels, words=self.words
         )
+
+    def writer(
+        self, hasher: HashCoder | PairedCoder, image: Adapted, text: Adapted | None
+    ) -> Callable[[Path], dict[str, Any]]:
+        """What writes the adapted backbone into the coder's folder, and has the coder read its texts by it."""
 
         def write(folder: Path) -> dict[str, Any]:
             both: tuple[OpenClipText, Adapted] | None = None
             if text is not None:
-                assert words is not None
-                assert isinstance(words.tower, OpenClipText)
-                both = (words.tower, text)
-            told = write_adapted(folder, self.backbone, image, both, f"{config.out}/backbone")
+                assert isinstance(self.tower, OpenClipText)
+                both = (self.tower, text)
+            told = write_adapted(folder, self.backbone, image, both, f"{self.config.out}/{BACKBONE}")
             if both is not None:
                 assert isinstance(hasher, PairedCoder)
                 hasher.tower = StoredTower(HERE, both[0].sha256, loaded=both[0])
