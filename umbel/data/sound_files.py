@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def read_sound(file: Path, rate: int) -> np.ndarray:
     """
     try:
         own, samples = wavfile.read(file)
-    except (OSError, ValueError, EOFError, IndexError, KeyError, AttributeError, UnboundLocalError) as error:
+    except (OSError, ValueError, EOFError, LookupError, ArithmeticError, NameError, TypeError, struct.error) as error:
         # SciPy has no error of its own for a damaged file.
         raise BadSoundError(f"no .wav file that can be read ({error})") from error
     if samples.dtype == np.uint8:
