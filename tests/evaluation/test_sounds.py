@@ -154,7 +154,7 @@ def test_sounds_are_found_by_words(what: str, clap: Path, sounds: Path, tmp_path
         ["embed", f"clap:{clap}", "--data", sounds, "--device", "cpu", "--out", tmp_path / "e"],
         [
             *("hash", "fit", tmp_path / "e", "--pairs", what, "--texts", f"clap:{clap}", "--out", tmp_path / "coder"),
-            *("--bits", 8, "--device", "cpu", "--crovca.least-steps", 150, "--crovca.batch", 16),
+            *("--bits", 8, "--device", "cpu", "--crovca.least-steps", 300, "--crovca.weight", 0.02),
         ],
         ["hash", "encode", tmp_path / "coder", "--embeddings", tmp_path / "e", "--out", tmp_path / "codes"],
     ):
