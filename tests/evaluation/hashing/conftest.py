@@ -33,6 +33,11 @@ def tiny_vit(tmp_path: Path) -> Path:
         num_features=16,
     )
     write_timm_folder(tmp_path / "vit", network.state_dict(), card)
+    # Its photographs are prepared otherwise than Umbel's own backbones have it.
+    file = tmp_path / "vit" / "config.json"
+    told = json.loads(file.read_text())
+    told["pretrained_cfg"] |= {"crop_pct": 0.95, "interpolation": "bilinear"}
+    file.write_text(json.dumps(told))
     return tmp_path / "vit"
 
 

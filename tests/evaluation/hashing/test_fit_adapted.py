@@ -25,12 +25,14 @@ from umbel.evaluation.hashing.fitting import Fitting
 from umbel.evaluation.hashing.lora import LoraConfig
 from umbel.evaluation.hashing.pairs import PairedCoder
 from umbel.evaluation.hashing.photograph_views import embed_views
+from umbel.evaluation.hashing.text_features import text_features
 from umbel.evaluation.hashing.train_coders import FitLog
-from umbel.evaluation.hashing.view_stream import view_batches
+from umbel.evaluation.hashing.view_stream import ViewBatch, view_batches
 
 pytest.importorskip("peft")
 Umbel = Callable[..., Any]
 Refused = Callable[..., str]
+CLASSES = ("Rosa canina", "Salvia pratensis", "Thymus vulgaris")
 VIEWS = PhotographViewsConfig(workers=0, policy="none")
 QUICK = ("--bits", 8, "--device", "cpu", "--photographs.workers", 0, "--photographs.policy", "none")
 ADAPT = ("--lora.rank", 2, "--crovca.epochs", 3, "--crovca.least-steps", 3, "--crovca.batch", 8)
@@ -171,6 +173,35 @@ def test_supervised_targets_are_of_the_photographs_own_class(
     for sample, members in zip(seen, asked, strict=True):
         assert 7 not in sample  # the damaged one
         assert [row.nonzero().flatten().tolist() for row in members] == [[n] if n >= 0 else [] for n in label[sample]]
+
+
+def test_a_photograph_is_beside_its_own_words(tiny_vit: Path, captioned: Path) -> None:
+    fit = fitting(tiny_vit, captioned, pairs="captions")
+    fit.heads()
+    words = fit.words
+    assert words is not None
+    assert words.features is not None
+    keys = [fit.shards.key(sample) for sample in range(30)]
+    told = {key: words.texts.texts[thing][0] for key, thing in zip(keys, words.thing, strict=True) if thing >= 0}
+    # One is damaged, and one has no caption.
+    assert told == {f"plant_{row:03d}": f"{CLASSES[row % 3]}, {row}" for row in range(30) if row not in (4, 7)}
+
+    class Image:
+        """Features of an image that tell which one it is."""
+
+        @staticmethod
+        def network(images: torch.Tensor) -> torch.Tensor:
+            return images.mean((1, 2, 3))[:, None]
+
+    sample = np.array([9, 4, 0, 29])
+    images = torch.tensor(sample).float().view(1, 4, 1, 1, 1).expand(2, 4, 3, 2, 2)
+    batch = ViewBatch(images=images, sample=sample)
+    look, cpu = module._photographs_and_words, torch.device("cpu")
+    (first, seen), (second, read) = look(batch, torch.Generator(), Image, words, cpu)  # type: ignore[arg-type]
+    assert (first, second, seen.flatten().tolist()) == (0, 1, [9, 0, 29])
+    assert torch.equal(read, torch.from_numpy(text_features([told[keys[number]] for number in (9, 0, 29)])))
+    alone = ViewBatch(images=images[:, :2], sample=sample[:2])
+    assert look(alone, torch.Generator(), Image, words, cpu) == []  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_adapted_is_refused(
