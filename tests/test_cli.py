@@ -90,12 +90,13 @@ OPTIONS = {
         --baselines --no-baselines --suite --suite-data --sensitivity --no-sensitivity --sensitivity-photographs
         --efficiency --no-efficiency --json --no-json --out --batch --device --workers""",
     "hash fit": """
-        --out --data --bits --method --supervised --no-supervised
-        --label-fields --pairs --seed --device --force --no-force
+        --out --data --bits --method --supervised --no-supervised --label-fields --pairs --texts --seed --device
+        --force --no-force
         --crovca.size --crovca.affine --crovca.no-affine --crovca.epochs --crovca.least-steps --crovca.batch
         --crovca.learning-rate --crovca.floor
         --crovca.weight-decay --crovca.views --crovca.eps --crovca.weight --crovca.memory --photographs.rounds
-        --photographs.area --photographs.policy --photographs.canvas --photographs.batch --photographs.workers""",
+        --photographs.area --photographs.policy --photographs.canvas --photographs.batch --photographs.workers
+        --lora.rank --lora.dropout --lora.learning-rate""",
     "hash encode": """
         --data --backbone --batch --part --device --workers --embeddings --out --index --force --no-force""",
     "hash search": """

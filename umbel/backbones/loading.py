@@ -17,6 +17,7 @@ from umbel.backbones import open_clip_tower
 from umbel.backbones.authors import read_released
 from umbel.backbones.family import pooling_of
 from umbel.backbones.folder import ModelCard
+from umbel.backbones.text_tower import CLAP
 from umbel.config import nearest
 from umbel.run import UserError, say
 
@@ -44,9 +45,9 @@ def load(name: str | Path, *, any_size: bool = False) -> Backbone:
 
     Args:
         name: a run folder of `umbel pretrain` (its newest checkpoint), a folder with config.json and
-            model.safetensors, that model.safetensors itself, a released checkpoint of SimDINOv2 or DINOv2 (what is
-            assumed of it is printed), hf-hub:NAME, open_clip:NAME (the image tower of a model of open_clip, such as
-            open_clip:hf-hub:imageomics/bioclip), or a name of timm's (pretrained weights).
+            model.safetensors, that model.safetensors itself, a folder of open_clip's, a released checkpoint of
+            SimDINOv2 or DINOv2 (what is assumed of it is printed), hf-hub:NAME, open_clip:NAME (the image tower of a
+            model of open_clip, such as open_clip:hf-hub:imageomics/bioclip), or a name of timm's (pretrained weights).
         any_size: let a ViT take images of any size, by interpolating its positions; other networks are as they are.
 
     Raises:
@@ -58,9 +59,16 @@ def load(name: str | Path, *, any_size: bool = False) -> Backbone:
         return _backbone(open_clip_tower.load_tower(text.removeprefix(open_clip_tower.PREFIX)), text)
     if text and path.is_file() and path.suffix != ".safetensors":
         return _released(path)
+    if (path / open_clip_tower.CONFIG).is_file():
+        local = f"local-dir:{path}"
+        return _backbone(open_clip_tower.load_tower(local), open_clip_tower.PREFIX + local)
     if text and path.exists():
         folder = find_folder(path)
         return _create(f"local-dir:{folder}", f"folder {folder}", any_size)
+    if text.startswith(CLAP):
+        raise UserError(
+            f"{text} hears sounds and sees no photographs: `umbel embed {text}` takes a folder of .wav files."
+        )
     architecture = text.split(".")[0]
     if not text.startswith("hf-hub:") and not timm.is_model(architecture):
         close = nearest(architecture, timm.list_models())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from umbel.run import UserError
 
 PREFIX = "open_clip:"
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 CROP_MODES = {"shortest": "center", "squash": "squash"}
 
 
@@ -81,15 +82,18 @@ def load_tower(name: str, *, weights: bool = True) -> OpenClipTower:
     Raises:
         UserError: open_clip is not installed, knows no such model, or cannot get its weights.
     """
+    visual = load_model(name, weights=weights).visual
+    plain = type(visual).__name__ == "VisionTransformer" and visual.attn_pool is None
+    has_tokens = plain and not visual.final_ln_after_pool
+    return (OpenClipViT if has_tokens else OpenClipTower)(visual, name)
+
+
+def load_model(name: str, *, weights: bool = True) -> Any:
+    """Both towers, as open_clip has them; see `load_tower`."""
+    open_clip = import_open_clip(name)
+    architecture, tag = parts_of(name)
     try:
-        open_clip = importlib.import_module("open_clip")
-    except ImportError as error:
-        raise UserError(
-            f"backbone {PREFIX}{name} needs open_clip, which is not here ({error}): pip install 'umbel[text]'."
-        ) from error
-    architecture, _, tag = (name, "", "") if name.startswith(("hf-hub:", "local-dir:")) else name.partition("/")
-    try:
-        model = open_clip.create_model(
+        return open_clip.create_model(
             architecture,
             pretrained=(tag or None) if weights else None,
             load_weights=weights,
@@ -98,7 +102,24 @@ def load_tower(name: str, *, weights: bool = True) -> OpenClipTower:
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise UserError(f"backbone {PREFIX}{name} cannot be loaded: {reason}.") from error
-    visual = model.visual
-    plain = type(visual).__name__ == "VisionTransformer" and visual.attn_pool is None
-    has_tokens = plain and not visual.final_ln_after_pool
-    return (OpenClipViT if has_tokens else OpenClipTower)(visual, name)
+
+
+def parts_of(name: str) -> tuple[str, str]:
+    """What open_clip calls the model, and what it was trained on ("" where the first says it)."""
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return name, ""
+    architecture, _, tag = name.partition("/")
+    return architecture, tag
+
+
+def import_open_clip(name: str) -> Any:
+    """
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module("open_clip")
+    except ImportError as error:
+        raise UserError(
+            f"backbone {PREFIX}{name} needs open_clip, which is not here ({error}): pip install 'umbel[text]'."
+        ) from error

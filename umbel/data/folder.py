@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from umbel.data.index import find_shards
@@ -52,18 +53,27 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder} {what}: give a folder of photographs or of shards.")
 
 
-def read_folder(folder: Path, split: str) -> PhotographSet:
+def read_folder(
+    folder: Path,
+    split: str,
+    *,
+    find: Callable[[Path], list[Path]] = find_photographs,
+    what: str = "photographs (.jpg, .png, .webp, .tif and the like)",
+) -> PhotographSet:
     """List a folder: `split/class/file` where the first level is named after splits, `class/file`, or flat.
 
     Labels number the sorted class names from 0; a class folder's subfolders belong to it.
 
+    Args:
+        find: the files below the folder, sorted; `what` they are, for the sentence.
+
     Raises:
-        UserError: no such folder, no photographs in it, or folders of splits beside others.
+        UserError: no such folder, none of these files in it, or folders of splits beside others.
     """
     check_folder(folder)
-    files = [path.relative_to(folder) for path in find_photographs(folder)]
+    files = [path.relative_to(folder) for path in find(folder)]
     if not files:
-        raise UserError(f"{folder} holds no photographs (.jpg, .png, .webp, .tif and the like).")
+        raise UserError(f"{folder} holds no {what}.")
     tops = sorted({file.parts[0] for file in files if len(file.parts) > 1})
     named = [top for top in tops if top.lower() in SPLIT_FOLDERS]
     others = [printable(top) for top in tops if top not in named]

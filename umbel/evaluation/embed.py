@@ -17,6 +17,7 @@ import tyro
 from torch import Tensor, nn
 
 from umbel.backbones import Backbone
+from umbel.backbones.text_tower import CLAP
 from umbel.data.folder import check_data
 from umbel.data.index import ShardSet, find_shards
 from umbel.evaluation.embed_folder import PARTS, already_there
@@ -37,10 +38,10 @@ class EmbedConfig(ReadConfig):
     """Embed photographs with a backbone."""
 
     backbone: Annotated[str, tyro.conf.Positional]
-    """A run, a folder with config.json and model.safetensors, a released checkpoint, hf-hub:NAME, open_clip:NAME, or a
-    timm model."""
+    """A run, a folder with config.json and model.safetensors, a released checkpoint, hf-hub:NAME, open_clip:NAME, a
+    timm model, or clap:NAME for sounds."""
     data: str
-    """Shards, or a folder of photographs (made into shards in OUT/shards)."""
+    """Shards, or a folder of photographs (made into shards in OUT/shards); for clap:NAME a folder of .wav files."""
     out: Path
     """Folder for the embeddings."""
     splits: tuple[str, ...] = ()
@@ -84,6 +85,13 @@ def run(config: EmbedConfig) -> None:
     Raises:
         UmbelError: no such backbone or data, --out holds something else, or another rank failed.
     """
+    if config.backbone.startswith(CLAP):
+        from umbel.evaluation.sounds import embed_sounds
+
+        how: dict[str, Any] = {"splits": config.splits, "reading": reading_of(config), "force": config.force}
+        how["device"] = choose_device(config.device).value
+        embed_sounds(config.backbone, Path(config.data), config.out, **how)
+        return
     backbone = load_to_read(config.backbone, config)
     device = choose_device(config.device)
     say(f"device {device.value}: {device.reason}.")

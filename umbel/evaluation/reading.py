@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torchvision import transforms
 
 from umbel.backbones import Backbone, load
+from umbel.backbones.weights_hash import state_sha256
 from umbel.evaluation.tokens import WORDS, TokenReader, Tokens, network_of
 from umbel.run import UserError, say
 
@@ -118,11 +118,7 @@ def weights_sha256(backbone: Backbone) -> str:
     if file.is_file():
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network_of(backbone.model).state_dict().items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return state_sha256(network_of(backbone.model))
 
 
 def paper_transform() -> transforms.Compose:

@@ -27,6 +27,7 @@ from umbel.evaluation.hashing.stored import (
     load_hasher,
     versions,
 )
+from umbel.evaluation.hashing.stored_tower import BACKBONE
 from umbel.evaluation.stored_embeddings import RECORD, StoredEmbeddings
 from umbel.evaluation.stored_embeddings import TENSORS as FEATURES
 from umbel.evaluation.tensor_map import map_tensors
@@ -158,6 +159,11 @@ def check_fit(hasher: Hasher, told: dict[str, Any], embeddings: StoredEmbeddings
         raise UserError(f"{folder} has features of width {width}, and {coder} was fitted for width {hasher.width}.")
     theirs, ours = backbone_sha256(embeddings.provenance), backbone_sha256(told)
     if theirs is not None and ours is not None and theirs != ours:
+        if "adapted" in told:
+            raise UserError(
+                f"{folder} was embedded by another backbone ({theirs[:12]}) than the adapted one of {coder} "
+                f"({ours[:12]}): embed with `umbel embed {coder / BACKBONE}`."
+            )
         raise UserError(
             f"{folder} was embedded by another backbone ({theirs[:12]}) than {coder} was fitted for ({ours[:12]}): "
             "fit a coder for it."

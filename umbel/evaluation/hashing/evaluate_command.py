@@ -83,9 +83,10 @@ def run(config: HashEvaluateConfig) -> None:
         write_atomic(config.out, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(told, indent=1, ensure_ascii=False) if config.json else table(told["convention"], scores))
     for shares in zero_shot if not config.json else ():
+        towers = "" if shares.by_towers is None else f", to {100 * shares.by_towers:.1f} % by the towers alone"
         say(
             f"{shares.name}: the words of its species are nearest to {100 * shares.by_codes:.1f} % of the queries by "
-            f"codes, to {100 * shares.by_logits:.1f} % by logits, of {shares.species} species."
+            f"codes, to {100 * shares.by_logits:.1f} % by logits{towers}, of {shares.species} species."
         )
 
 
@@ -126,7 +127,11 @@ def _measure(config: HashEvaluateConfig) -> tuple[Convention, Task, list[Score],
         assert embeddings is not None
         coder = _reader(one, embeddings)
         if coder is not None:
-            found, shares = score_texts(name, coder, embeddings.features, embeddings.classes, task, convention)
+            try:
+                found, shares = score_texts(name, coder, embeddings.features, embeddings.classes, task, convention)
+            except UserError as error:  # the tower that reads its texts
+                say(f"{name}: not measured by words: {error}")
+                continue
             scores += found
             zero_shot.append(shares)
     return convention, task, scores, zero_shot

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from umbel.evaluation.hashing.coder import HashCoder
+from umbel.evaluation.hashing.stored_tower import StoredTower
 from umbel.evaluation.hashing.text_features import text_features
 from umbel.evaluation.hashing.train_coders import CrovcaConfig, FitLog, train_coders
 
@@ -24,14 +25,15 @@ class PairedCoder:
 
     method: ClassVar[str] = "crovca-pairs"
 
-    def __init__(self, coder: HashCoder, other: HashCoder, reads: Reads) -> None:
+    def __init__(self, coder: HashCoder, other: HashCoder, reads: Reads, tower: StoredTower | None = None) -> None:
         """
         Args:
             coder: of the photographs' features.
             other: of the other modality's.
-            reads: what `other` is given: embeddings, or the features of texts (`text_features`).
+            reads: what `other` is given: embeddings, or the features of texts.
+            tower: reads the texts; without one they are read as hashed letters (`text_features`).
         """
-        self.coder, self.other, self.reads = coder, other, reads
+        self.coder, self.other, self.reads, self.tower = coder, other, reads, tower
 
     @property
     def width(self) -> int:
@@ -56,14 +58,20 @@ class PairedCoder:
 
         Raises:
             ValueError: the other modality is not text.
+            UserError: the tower that read the texts cannot be had.
         """
+        return self.other.logits(self.text_features(texts))
+
+    def text_features(self, texts: list[str]) -> np.ndarray:
+        """N texts -> (N, D) float32, what `other` is given; see `text_logits`."""
         if self.reads != "text":
             raise ValueError("this coder was fitted on pairs of embeddings, not on texts")
-        return self.other.logits(text_features(texts, self.other.width))
+        return text_features(texts, self.other.width) if self.tower is None else self.tower.features(texts)
 
     def settings(self) -> dict[str, Any]:
         """What `from_tensors` needs beside the tensors."""
-        return {"coder": self.coder.settings(), "other": self.other.settings(), "reads": self.reads}
+        tower = {} if self.tower is None else {"tower": self.tower.record()}
+        return {"coder": self.coder.settings(), "other": self.other.settings(), "reads": self.reads} | tower
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Both coders' weights and statistics."""
@@ -86,7 +94,8 @@ class PairedCoder:
         coder, other = (HashCoder.from_tensors(settings[part], parts[part]) for part in ("coder", "other"))
         if coder.bits != other.bits:
             raise ValueError(f"{coder.bits} and {other.bits} bits")
-        return cls(coder, other, settings["reads"])
+        tower = settings.get("tower")
+        return cls(coder, other, settings["reads"], None if tower is None else StoredTower(**tower))
 
 
 def fit_pairs(
@@ -96,6 +105,7 @@ def fit_pairs(
     *,
     bits: int,
     reads: Reads,
+    tower: StoredTower | None = None,
     seed: int = 0,
     config: CrovcaConfig | None = None,
     log: FitLog | None = None,
@@ -108,6 +118,7 @@ def fit_pairs(
         of: (N,) int64, which of the M an observation belongs to: a species for its texts, or itself.
         bits: K.
         reads: what `others` are.
+        tower: made `others` of texts.
 
     Raises:
         UserError: too few observations.
@@ -123,4 +134,4 @@ def fit_pairs(
 
     widths, count = [views.shape[2], others.shape[2]], views.shape[1]
     coders = train_coders(widths, count, draw, bits=bits, seed=seed, config=config, device=views.device, log=log)
-    return PairedCoder(coders[0], coders[1], reads)
+    return PairedCoder(coders[0], coders[1], reads, tower)

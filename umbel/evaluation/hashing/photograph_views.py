@@ -11,6 +11,7 @@ from torch import Tensor
 
 from umbel.augment.views import GLOBAL_VIEWS, Views, ViewsConfig
 from umbel.backbones import Backbone
+from umbel.backbones.folder import ModelCard
 from umbel.data.index import ShardSet
 from umbel.data.training import TrainingDataset
 from umbel.data.workers import training_batches
@@ -42,6 +43,12 @@ class PhotographViewsConfig:
         ViewsConfig(global_area=self.area, policy=self.policy)
 
 
+def make_views(card: ModelCard, config: PhotographViewsConfig, *, seed: int, device: torch.device) -> Views:
+    """Two views of each photograph with the backbone's own mean, deviation and input size."""
+    sizes = ViewsConfig(global_size=card.image_size, local_views=0, global_area=config.area, policy=config.policy)
+    return Views(sizes, seed=seed, mean=card.mean, std=card.std, device=device)
+
+
 @torch.inference_mode()
 def view_embeddings(
     backbone: Backbone,
@@ -51,9 +58,7 @@ def view_embeddings(
     device: str = "cpu",
     config: PhotographViewsConfig | None = None,
 ) -> tuple[Tensor, np.ndarray]:
-    """Embed 2 x rounds views of every photograph, with the backbone's own mean, deviation and input size.
-
-    Photographs that cannot be decoded are left out and told.
+    """Embed 2 x rounds views of every photograph; photographs that cannot be decoded are left out and told.
 
     Returns:
         (2 * rounds, n, C) float32 on `device`, photographs in the order of their shards; (n,) int64, which samples
@@ -63,14 +68,8 @@ def view_embeddings(
         UserError: no photograph can be used.
     """
     config = config or PhotographViewsConfig()
-    card, target = backbone.card, torch.device(device)
-    views = Views(
-        ViewsConfig(global_size=card.image_size, local_views=0, global_area=config.area, policy=config.policy),
-        seed=seed,
-        mean=card.mean,
-        std=card.std,
-        device=target,
-    )
+    target = torch.device(device)
+    views = make_views(backbone.card, config, seed=seed, device=target)
     dataset = TrainingDataset(shards, seed=seed, canvas=config.canvas, window=1)
     count = len(dataset)
     batches = [list(range(first, min(first + config.batch, count))) for first in range(0, count, config.batch)]
@@ -91,7 +90,7 @@ def view_embeddings(
                 out[first : first + GLOBAL_VIEWS, torch.from_numpy(batch.sample).to(target)] = features.float()
             bar.advance(len(canvas))
     good = _good(count, bad, shards)
-    return out[:, good] if bad else out, np.array(good, dtype=np.int64)
+    return out[:, good] if bad else out, np.array(good, np.int64)
 
 
 def _as_it_is(batch: Any) -> Any:

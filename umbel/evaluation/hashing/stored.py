@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,11 +58,21 @@ class Hasher(Protocol):
         ...
 
 
-def save_hasher(folder: Path, hasher: Hasher, provenance: dict[str, Any]) -> None:
-    """Write the folder; it appears whole or not at all."""
-    told = {"format": 1, "method": hasher.method, "settings": hasher.settings(), "provenance": provenance}
+def save_hasher(
+    folder: Path,
+    hasher: Hasher,
+    provenance: dict[str, Any],
+    more: Callable[[Path], dict[str, Any]] | None = None,
+) -> None:
+    """Write the folder; it appears whole or not at all.
+
+    Args:
+        more: writes what else belongs into the folder, and returns what the provenance tells of it.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as beside:
+        provenance = provenance | (more(beside) if more is not None else {})
+        told = {"format": 1, "method": hasher.method, "settings": hasher.settings(), "provenance": provenance}
         arrays = {name: np.ascontiguousarray(value) for name, value in hasher.tensors().items()}
         save_file(arrays, beside / "coder.safetensors")
         (beside / "coder.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
@@ -88,6 +99,8 @@ def load_hasher(folder: Path) -> tuple[Hasher, dict[str, Any]]:
             if not np.isfinite(value).all():
                 raise ValueError(f"{name} is not finite")
         hasher: Hasher = kinds[told["method"]].from_tensors(told["settings"], tensors)
+        if isinstance(hasher, PairedCoder) and hasher.tower is not None:
+            hasher.tower.home = folder
         return hasher, dict(told["provenance"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the hash coder in {folder} cannot be read ({error}).") from error

@@ -29,6 +29,8 @@ class ZeroShot:
     by_logits: float
     """Cosine of both logits, which the codes are the signs of."""
     species: int
+    by_towers: float | None = None
+    """Cosine of the towers' own features, before any coder; None where they have no space in common."""
 
 
 def score_texts(
@@ -40,7 +42,8 @@ def score_texts(
         features: (all, C) of the photographs.
     """
     species = np.unique(task.database_label)
-    words = coder.text_logits([TEMPLATE.format(classes[label]) for label in species])  # (L, K)
+    read = coder.text_features([TEMPLATE.format(classes[label]) for label in species])  # (L, D)
+    words = coder.other.logits(read)  # (L, K)
     photographs = coder.logits(features[task.queries])
     known = np.flatnonzero(np.isin(task.query_label, species))
     truth = np.searchsorted(species, task.query_label[known])
@@ -55,19 +58,26 @@ def score_texts(
     title, depth = f"{name}, by words", dataclasses.replace(convention, k=min(convention.k, len(task.queries)))
     asking = words[asked]
     codes = pack(photographs > 0)
-    found = (
+    found = [
         ("Hamming", coder.bits, mean_average_precision(pack(asking > 0), codes, hamming_search, words_task, depth)),
         ("asymmetric", coder.bits, mean_average_precision(asking, codes, asymmetric_search, words_task, depth)),
         ("cosine", None, mean_average_precision(asking, photographs, cosine_search, words_task, depth)),
-    )
+    ]
     scores = [
         Score(name=title, bits=bits, distance=distance, map=value, health=None) for distance, bits, value in found
     ]
+    by_towers = None
+    if coder.tower is not None and read.shape[1] == features.shape[1]:
+        seen = features[task.queries]
+        value = mean_average_precision(read[asked], seen, cosine_search, words_task, depth)
+        scores.append(Score(name=f"{title}, towers alone", bits=None, distance="cosine", map=value, health=None))
+        by_towers = float((_cosine(seen[known], read).argmax(1) == truth).mean())
     return scores, ZeroShot(
         name=name,
         by_codes=float(share_of_nearest(photographs[known] > 0, words > 0, truth).mean()),
         by_logits=float((_cosine(photographs[known], words).argmax(1) == truth).mean()),
         species=len(species),
+        by_towers=by_towers,
     )
 
 

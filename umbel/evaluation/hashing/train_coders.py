@@ -128,11 +128,11 @@ def train_coders(
                 schedule.step()
                 losses.append(torch.stack([term.detach() for term in loss]))
                 bar.advance()
-    _tell(torch.stack(losses).cpu(), log)
+    tell(torch.stack(losses).cpu(), log)
     return [coder.eval() for coder in coders if isinstance(coder, HashCoder)]
 
 
-def _tell(losses: Tensor, log: FitLog | None) -> None:
+def tell(losses: Tensor, log: FitLog | None) -> None:
     """Refuse a training that broke; put (steps, 3) losses into the log."""
     bad = (~losses.isfinite()).any(1).nonzero()
     if len(bad):
