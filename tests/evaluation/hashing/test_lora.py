@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from umbel.backbones import load
 from umbel.backbones.text_tower import OpenClipText
-from umbel.evaluation.hashing.lora import Adapted, LoraConfig, write_adapter
+from umbel.evaluation.hashing.lora import Adapted, LoraConfig, check_adaptable, write_adapter
 from umbel.run import UserError
 
 peft: Any = pytest.importorskip("peft")
@@ -125,6 +125,18 @@ def test_networks_that_cannot_be_adapted_are_told() -> None:
     adapted.network(torch.ones(1, 4)).sum().requires_grad_().backward()
     with pytest.raises(UserError, match="backbone round computes its attention past the layers"):
         adapted.check_used()
+
+
+def test_it_is_known_before_training_whether_adapters_reach_a_network(tiny_vit: Path) -> None:
+    network = load(tiny_vit).model
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    check_adaptable(network, CONFIG, name="x", side=16)
+    assert set(before) == set(network.state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    # EVA-02 adds its biases to its projection's weight by hand.
+    eva = timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=1, num_classes=0)
+    with pytest.raises(UserError, match="backbone eva computes its attention past the layers"):
+        check_adaptable(eva, CONFIG, name="eva", side=28)
 
 
 def test_without_peft_it_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

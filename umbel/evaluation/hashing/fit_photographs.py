@@ -16,7 +16,7 @@ from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.hashing.fit_config import HashFitConfig
 from umbel.evaluation.hashing.fit_shared import basics, fitting_splits, store, there, told_folder, tower_of
 from umbel.evaluation.hashing.fitting import Fitting
-from umbel.evaluation.hashing.lora import import_peft, no_projections, projections
+from umbel.evaluation.hashing.lora import check_adaptable, import_peft
 from umbel.evaluation.hashing.photograph_views import PhotographViewsConfig
 from umbel.evaluation.hashing.stored import backbone_name
 from umbel.evaluation.reading import chosen_reading, read_again
@@ -57,8 +57,8 @@ def fit_on_photographs(config: HashFitConfig, embeddings: Embeddings | None) -> 
         asked["texts"] = tower.sha256
     if there(config, asked):
         return
-    if adapts and not projections(backbone.model):
-        raise UserError(no_projections(backbone.source))
+    if adapts:
+        check_adaptable(backbone.model, config.lora, name=backbone.source, side=backbone.card.image_size)
     device = choose_device(config.device)
     say(f"device {device.value}: {device.reason}.")
     started, fitting = time.monotonic(), Fitting(config, backbone, shards, tower, torch.device(device.value))

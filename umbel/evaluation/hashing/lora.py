@@ -6,6 +6,7 @@ CroVCA (arXiv 2510.27584).
 
 from __future__ import annotations
 
+import copy
 import importlib
 import re
 from dataclasses import dataclass
@@ -70,7 +71,9 @@ class Adapted:
         peft = import_peft()
         targets = [target for target in projections(network) if not target.startswith(without)]
         if not targets:
-            raise UserError(no_projections(name))
+            raise UserError(
+                f"backbone {name} has no attention projections for --lora.rank to adapt: choose a vision transformer."
+            )
         # As one expression: of a list's names peft takes every module that ends in one of them.
         names = "|".join(map(re.escape, targets))
         self.config = peft.LoraConfig(
@@ -119,9 +122,20 @@ def write_adapter(folder: Path, tensors: dict[str, Tensor], config: Any) -> None
     config.save_pretrained(str(folder))
 
 
-def no_projections(name: str) -> str:
-    """The sentence for a network without any."""
-    return f"backbone {name} has no attention projections for --lora.rank to adapt: choose a vision transformer."
+def check_adaptable(network: nn.Module, config: LoraConfig, *, name: str, side: int) -> None:
+    """Refuse an image network that adapters would not reach, before anything is trained; it stays as it is.
+
+    Args:
+        side: of its images in pixels.
+
+    Raises:
+        UserError: see `Adapted`, and `Adapted.check_used`.
+    """
+    adapted = Adapted(copy.deepcopy(network).cpu(), config, name=name, seed=0)
+    features: Tensor = adapted.network(torch.zeros(1, 3, side, side))
+    if features.requires_grad:
+        features.sum().backward()  # type: ignore[no-untyped-call]
+    adapted.check_used()
 
 
 def projections(network: nn.Module) -> list[str]:
