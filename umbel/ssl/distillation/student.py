@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from umbel.coding_rate import at_least_float32
+from umbel.evaluation.exporting.classifier_head import ClassifierHead
+from umbel.ssl.classifier import weighted_cross_entropy
 from umbel.ssl.distillation.cosine import cosine_distance
 from umbel.ssl.distillation.dist import dist_loss
 from umbel.ssl.distillation.feature_queue import FeatureQueue, queue_length
@@ -42,7 +46,7 @@ class Student(Learner):
         shape: Shape,
         teacher: Teacher | None,
         teacher_shape: Shape | None,
-        classes: int,
+        classes: Sequence[str],
         photographs: int,
     ) -> None:
         """Put the parts together.
@@ -52,11 +56,11 @@ class Student(Learner):
             mean, std: by which views come normalized, and the student's own.
             shape: the student's widths.
             teacher, teacher_shape: None where no loss needs a teacher.
-            classes: K of the classifier, where a loss needs one.
+            classes: names of the classifier's K classes, where a loss needs one.
             photographs: of an epoch; they bound the queue.
         """
         super().__init__()
-        self.backbone, self.config, self.size = backbone, config, size
+        self.backbone, self.config, self.size, self.classes = backbone, config, size, tuple(classes)
         self.active = config.active
         self.terms = ("loss", *self.active)
         # In a list, and so no submodule.
@@ -76,7 +80,7 @@ class Student(Learner):
             if "relational" in self.active:
                 parts["queue"] = FeatureQueue(queue_length(photographs, config.queue), teacher_shape.pooled)
         self.parts = nn.ModuleDict(parts)
-        self.classifier = nn.Linear(shape.pooled, classes) if config.classifies else None
+        self.classifier = nn.Linear(shape.pooled, len(classes)) if config.classifies else None
         if self.classifier is not None:
             nn.init.trunc_normal_(self.classifier.weight, std=0.02)
             nn.init.zeros_(self.classifier.bias)
@@ -117,10 +121,21 @@ class Student(Learner):
         if "labels" in self.active:
             assert logits is not None
             assert labels.target is not None
-            found["labels"] = cross_entropy(logits, labels.target, labels.weight)
+            found["labels"] = weighted_cross_entropy(at_least_float32(logits), labels.target, labels.weight)
         terms = [found[name] for name in self.active]
         total = torch.stack([weight * found[name] for name, weight in self.active.items()]).sum()
         return torch.stack([total, *(term.detach() for term in terms)])
+
+    def write_beside(self, folder: Path, validation: dict[str, Any] | None) -> None:
+        """The classifier, where there is one."""
+        if self.classifier is not None:
+            ClassifierHead(
+                weight=self.classifier.weight.detach().float().cpu().numpy(),
+                bias=self.classifier.bias.detach().float().cpu().numpy(),
+                classes=self.classes,
+                temperature=1.0,  # until it is calibrated, at the end
+                threshold=0.0,
+            ).write(folder)
 
     def _of_features(
         self, pooled: Tensor, grid: Tensor | None, seen: Tensor, seen_grid: Tensor | None
@@ -153,19 +168,10 @@ class Student(Learner):
     def _of_logits(self, own: Tensor, seen: Tensor) -> Mapping[str, Tensor]:
         """Losses of class probabilities."""
         if self.config.standardize_logits:
-            own, seen = standardize_logits(own.float()), standardize_logits(seen.float())
+            own, seen = (standardize_logits(at_least_float32(x)) for x in (own, seen))
         losses = {"logits": logit_divergence, "dist": dist_loss}
         return {
             name: loss(own, seen, temperature=self.config.temperature)
             for name, loss in losses.items()
             if name in self.active
         }
-
-
-def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Sum of weight x cross-entropy with soft labels, over B.
-
-    Args:
-        logits: (B, K); target: (B, K), rows that sum to 1; weight: (B,).
-    """
-    return -(weight * (target * logits.float().log_softmax(-1)).sum(-1)).mean()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from umbel.backbones import Backbone
+from umbel.backbones.loading import find_folder
+from umbel.evaluation.exporting.classifier_head import ClassifierHead, head_of
 from umbel.ssl.distillation.features import read_features
 
 
@@ -71,3 +75,28 @@ def resized(images: Tensor, side: int) -> Tensor:  # (B, 3, S, S)
     with torch.autocast(images.device.type, enabled=False):
         exact: Any = images if images.dtype == torch.float64 else images.float()
         return F.interpolate(exact, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
+
+
+def frozen(backbone: Backbone, head: ClassifierHead | None) -> Teacher:
+    """A loaded backbone as a teacher, with its classifier where it has one."""
+    classifier = None if head is None else linear(head)
+    card = backbone.card
+    return Teacher(backbone.model, size=card.image_size, mean=card.mean, std=card.std, classifier=classifier)
+
+
+def head_beside(name: str) -> ClassifierHead | None:
+    """The classifier of a run; None where a backbone has none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return head_of(find_folder(Path(name))) if name and Path(name).is_dir() else None
+
+
+@torch.no_grad()
+def linear(head: ClassifierHead) -> nn.Linear:
+    """A stored classifier as a layer."""
+    layer = nn.Linear(head.weight.shape[1], head.weight.shape[0])
+    layer.weight.copy_(torch.from_numpy(head.weight))
+    layer.bias.copy_(torch.from_numpy(head.bias))
+    return layer
