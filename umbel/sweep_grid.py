@@ -15,7 +15,9 @@ import yaml
 from umbel import config as recipes
 from umbel.config_words import as_words
 from umbel.run import UserError
+from umbel.ssl.distillation.config import DistillConfig
 from umbel.ssl.pretrain_config import PretrainConfig
+from umbel.sweep_recipe import Command, as_text, read_sweep_recipe
 from umbel.task import Task
 
 OWN = {"data", "out", "recipe", "device", "force"}
@@ -32,7 +34,7 @@ class Run:
     """By dotted key."""
     seed: int | None
     """One of --seeds; None where none are given."""
-    config: PretrainConfig
+    config: PretrainConfig | DistillConfig
 
     def group(self) -> str:
         """The name that runs have in common that differ in the seed alone."""
@@ -51,6 +53,13 @@ class Grid:
     seeds: tuple[int, ...]
     device: str
     probe: str | None
+    teacher: str | None = None
+    """Of a recipe of distillation."""
+
+    @property
+    def command(self) -> Command:
+        """What each run is a run of."""
+        return read_sweep_recipe(self.recipe)[0]
 
 
 def read_grid(grid: Grid) -> list[Run]:
@@ -60,7 +69,7 @@ def read_grid(grid: Grid) -> list[Run]:
         UserError: an unknown key, a value of a wrong type, one that is given twice, or values that do not go together.
     """
     first = resolved_recipe(grid)
-    axes = [_axis(text) for text in grid.over]
+    axes = read_axes(grid)
     keys = [key for key, _ in axes]
     if not keys and not grid.seeds:
         raise UserError("a sweep needs something to vary: --over KEY=a,b,c, or --seeds 0,1,2.")
@@ -92,18 +101,51 @@ def read_grid(grid: Grid) -> list[Run]:
     return runs
 
 
-def resolved_recipe(grid: Grid) -> PretrainConfig:
+def resolved_recipe(grid: Grid) -> PretrainConfig | DistillConfig:
     """The recipe's configuration, before any value is changed; its own `recipe` is the name given.
 
     Raises:
-        UserError: no such recipe.
+        UserError: no such recipe, or what its command needs is not given.
     """
-    begun = PretrainConfig(data=grid.data, out=grid.out)
-    values = recipes.read_recipe(grid.recipe, "pretrain")
-    resolved = recipes.from_values(begun, values, f"recipe {grid.recipe}")
-    own = {"data": grid.data, "out": grid.out, "recipe": grid.recipe, "device": grid.device, "force": False}
-    probe = resolved.probe if grid.probe is None else dataclasses.replace(resolved.probe, data=grid.probe)
-    return dataclasses.replace(resolved, probe=probe, **own)  # type: ignore[arg-type]
+    resolved = _plain(grid)
+    own: dict[str, Any] = {"data": grid.data, "out": grid.out, "recipe": grid.recipe, "device": grid.device}
+    if isinstance(resolved, DistillConfig):
+        if grid.probe is not None:
+            raise UserError("--probe is for pretraining: a distillation is probed at its end on the labels of --data.")
+        if not resolved.teacher and not any(key == "teacher" for key, _ in read_axes(grid)):
+            raise UserError(f"recipe {grid.recipe} distills: say from which backbone, --teacher BACKBONE.")
+    else:
+        if grid.teacher is not None:
+            raise UserError(f"--teacher is for recipes of umbel distill, and {grid.recipe} is one of umbel pretrain.")
+        probe = resolved.probe if grid.probe is None else dataclasses.replace(resolved.probe, data=grid.probe)
+        own["probe"] = probe
+    return dataclasses.replace(resolved, force=False, **own)
+
+
+def _plain(grid: Grid) -> PretrainConfig | DistillConfig:
+    """What the command itself would make of the recipe."""
+    command, values, _ = read_sweep_recipe(grid.recipe)
+    where = f"recipe {grid.recipe}"
+    if command == "pretrain":
+        return recipes.from_values(PretrainConfig(data=grid.data, out=grid.out), values, where)
+    begun = DistillConfig(teacher="", data=grid.data, out=grid.out)
+    resolved = recipes.from_values(begun, values, where)
+    return resolved if grid.teacher is None else dataclasses.replace(resolved, teacher=grid.teacher)
+
+
+def read_axes(grid: Grid) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """Each key with its values, as text and as YAML reads it: the recipe's, then those of --over, which replace them.
+
+    Raises:
+        UserError: a key that is the sweep's own, or no key with values.
+    """
+    asked = [_axis(text) for text in grid.over]
+    given = {key for key, _ in asked}
+    listed = [
+        (_key(key), [(as_text(value), value) for value in values])
+        for key, values in read_sweep_recipe(grid.recipe)[2].items()
+    ]
+    return [(key, values) for key, values in listed if key not in given] + asked
 
 
 def tasks(runs: Sequence[Run], grid: Grid) -> list[Task]:
@@ -112,13 +154,14 @@ def tasks(runs: Sequence[Run], grid: Grid) -> list[Task]:
     Raises:
         UserError: a value that no flag can hold.
     """
-    begun = PretrainConfig(data=grid.data, out=grid.out)
-    plain = recipes.from_values(begun, recipes.read_recipe(grid.recipe, "pretrain"), f"recipe {grid.recipe}")
-    plain = dataclasses.replace(plain, recipe="auto")
+    begun = _plain(grid)
+    # As without --recipe, so that it is among the words.
+    no_recipe: Any = {"recipe": "auto" if grid.command == "pretrain" else None}
+    plain = dataclasses.replace(begun, **no_recipe)
     return [
         Task(
             name=run.name,
-            words=("pretrain", *as_words(run.config, plain)),
+            words=(grid.command, *as_words(run.config, plain)),
             result=run.config.out / "checkpoints",
             log=grid.out / "logs" / f"{run.name}.txt",
             folder=run.config.out,
@@ -151,12 +194,16 @@ def _axis(text: str) -> tuple[str, list[tuple[str, Any]]]:
     texts = [part.strip() for part in re.split(r",(?![^\[]*\])", listed)]
     if not equals or not key or not all(texts):
         raise UserError(f"--over {text}: say KEY=a,b,c, such as optim.learning_rate=1e-4,3e-4.")
-    if key in OWN:
-        raise UserError(f"--over {key}: that is for the sweep to say, not for its runs to differ in.")
     try:
-        return key, [(part, yaml.safe_load(part)) for part in texts]
+        return _key(key), [(part, yaml.safe_load(part)) for part in texts]
     except yaml.YAMLError as error:
         raise UserError(f"--over {text}: the values are none that a recipe could have.") from error
+
+
+def _key(key: str) -> str:
+    if key in OWN:
+        raise UserError(f"--over {key}: that is for the sweep to say, not for its runs to differ in.")
+    return key
 
 
 def _nested(given: dict[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class DistillConfig:
         check_data(self.data)
 
     def recipe_values(self) -> tuple[str, dict[str, Any]]:
-        """The values of the recipe asked for."""
+        """The values of the recipe asked for; what it lists for `umbel sweep` to go over is left aside."""
         if self.recipe is None:
             return "no recipe", {}
-        return f"recipe {self.recipe}", read_recipe(self.recipe, "distill") | {"recipe": self.recipe}
+        values = read_recipe(self.recipe, "distill") | {"recipe": self.recipe}
+        return f"recipe {self.recipe}", {key: value for key, value in values.items() if key != "over"}

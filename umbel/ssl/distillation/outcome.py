@@ -29,6 +29,7 @@ from umbel.evaluation.extract import extract
 from umbel.evaluation.multiply_adds import multiply_adds
 from umbel.machine import choose_workers
 from umbel.run import UserError, say, write_atomic
+from umbel.run_folder import RunFolder
 from umbel.ssl.distillation.config import DistillConfig
 from umbel.ssl.distillation.photographs import columns_of, shards_of
 from umbel.ssl.distillation.teacher import linear
@@ -64,6 +65,8 @@ def write_outcome(
     told |= {"image_size": student.card.image_size, "parameters": sum(p.numel() for p in student.model.parameters())}
     told["multiply_adds"] = multiply_adds(student.model, student.card.image_size)
     told["few_shot"] = few_shot(config, student, workers)
+    if told["few_shot"] is not None:
+        RunFolder(config.out).log("probes", {"step": step} | told["few_shot"])
     told |= {"temperature": None, "splits": {}}
     for split, names in SPLITS.items():
         part = part_of(shards, names, head)
