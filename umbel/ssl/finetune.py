@@ -37,7 +37,7 @@ from umbel.ssl.checkpoint import read_state
 from umbel.ssl.classifier import Classifier
 from umbel.ssl.crowd_labels import read_soft, read_told, soft_targets, weights_of
 from umbel.ssl.finetune_config import COMMAND, FinetuneConfig
-from umbel.ssl.finetune_data import FinetuneData, LabeledPart, divide, take_rows
+from umbel.ssl.finetune_data import FinetuneData, LabeledPart, check_folder_labels, divide, take_rows
 from umbel.ssl.fit_config import FIT_NOT_COMPARED
 from umbel.ssl.fit_loop import SCORE, fit
 from umbel.ssl.same_batch import other_batch
@@ -170,6 +170,7 @@ def labeled_shards(config: FinetuneConfig, folder: RunFolder) -> ShardSet:
     """DATA's shards; a folder of photographs is made into shards in the run folder first."""
     data = config.data
     if not find_shards(data):
+        check_folder_labels(Path(data))
         out = folder.path / "shards"
         make_folder(MakeFolderConfig(data=Path(data), out=out, max_bad=config.reader.max_bad, seed=config.seed))
         data = str(out)

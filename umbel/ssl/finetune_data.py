@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from umbel.data.folder import read_folder
 from umbel.data.shard_set import ShardSet
 from umbel.evaluation.exporting.labeled_rows import TEST, VALIDATION
 from umbel.evaluation.holdout import hold_out
@@ -47,30 +50,18 @@ def divide(shards: ShardSet, place: str, *, share: float, seed: int) -> Finetune
     """
     label = shards.members["label"].astype(np.int64)
     split = np.array([shard.split for shard in shards.shards])[shards.members["shard"]]
+    check_labels(label, split, shards.classes, place)
     labeled = label >= 0
-    if not labeled.any() or not shards.classes:
-        raise UserError(f"{place} has no labels: give class folders, or shards with .cls members and a classes.txt.")
     train = labeled & np.isin(split, TRAIN)
     validation = labeled & np.isin(split, VALIDATION)
     test = labeled & np.isin(split, TEST)
-    if not train.any():
-        there = ", ".join(sorted(set(split[labeled].tolist())))
-        raise UserError(f"{place} has labeled photographs of {there} alone: fine-tuning learns from split train.")
     bare = int((~labeled & np.isin(split, TRAIN)).sum())
     if bare:
         say(f"{bare:,} photographs of train have no label and are left out.")
     known, counts = np.unique(label[train], return_counts=True)
-    if len(known) < 2:
-        raise UserError(f"{place} has training photographs of one class: a classifier needs two or more.")
     words = "split val"
     validation &= np.isin(label, known)
     if not validation.any():
-        if counts.min() < 2:
-            alone = shards.classes[int(known[counts.argmin()])]
-            raise UserError(
-                f"class '{alone}' has one photograph, and there is no split val: add photographs, take the class out, "
-                "or make a split val."
-            )
         rows = np.flatnonzero(train)
         aside = rows[hold_out(label[rows], share=share, seed=seed)]
         train[aside], validation[aside] = False, True
@@ -94,6 +85,41 @@ def divide(shards: ShardSet, place: str, *, share: float, seed: int) -> Finetune
         classes=tuple(shards.classes[int(number)] for number in known),
         words=words,
     )
+
+
+def check_labels(label: np.ndarray, split: np.ndarray, classes: Sequence[str], place: str) -> None:
+    """Refuse labels that nothing can be learned from.
+
+    Args:
+        label: (N,) int64, -1: none; split: (N,) names.
+
+    Raises:
+        UserError: see `divide`.
+    """
+    labeled = label >= 0
+    if not labeled.any() or not classes:
+        raise UserError(f"{place} has no labels: give class folders, or shards with .cls members and a classes.txt.")
+    train = labeled & np.isin(split, TRAIN)
+    if not train.any():
+        there = ", ".join(sorted(set(split[labeled].tolist())))
+        raise UserError(f"{place} has labeled photographs of {there} alone: fine-tuning learns from split train.")
+    known, counts = np.unique(label[train], return_counts=True)
+    if len(known) < 2:
+        raise UserError(f"{place} has training photographs of one class: a classifier needs two or more.")
+    if not (np.isin(label, known) & np.isin(split, VALIDATION)).any() and counts.min() < 2:
+        alone = classes[int(known[counts.argmin()])]
+        raise UserError(
+            f"class '{alone}' has one photograph, and there is no split val: add photographs, take the class out, "
+            "or make a split val."
+        )
+
+
+def check_folder_labels(folder: Path) -> None:
+    """Refuse a folder of photographs for its labels before shards are made of it; raises UserError."""
+    found = read_folder(folder, TRAIN[0])
+    rows = [(split, row.label) for split, part in found.splits.items() for row in part]
+    label = np.array([-1 if label is None else label for _, label in rows])
+    check_labels(label, np.array([split for split, _ in rows]), found.classes, str(folder))
 
 
 def take_rows(shards: ShardSet, rows: np.ndarray) -> ShardSet:

@@ -15,7 +15,7 @@ from umbel.run import UserError, read_json
 NOT_STATED = "not stated"
 MOST = 10
 # Places of the machine that trained, which mean nothing elsewhere: their last part is told.
-PLACES = ("data", "out", "init", "backbone")
+PLACES = ("data", "out", "init", "backbone", "soft")
 TRAINING = ("pretrain", "finetune", "distill")
 
 
@@ -70,7 +70,7 @@ def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             kept[name] = _without_places(value)
-        elif name in PLACES and isinstance(value, str):
+        elif isinstance(value, str) and (name in PLACES or (name == "recipe" and Path(value).suffix)):
             kept[name] = Path(value).name
         elif name in PLACES and isinstance(value, list):
             kept[name] = [Path(str(one)).name for one in value]

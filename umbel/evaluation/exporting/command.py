@@ -40,8 +40,8 @@ class ExportConfig(export.ExportConfig):
     each format, by default export in the run folder."""
     to: tuple[str, ...] = ()
     """Formats, with commas or spaces between them: timm, dinov2 (a state dict by DINOv2's names), onnx, bundle (names
-    plants by itself; needs labeled --data, unless the run was fine-tuned). Each folder has a model card, a self-test and sums. Without it:
-    config.json and model.safetensors alone."""
+    plants by itself; needs labeled --data, unless the run was fine-tuned). Each folder has a model card, a self-test
+    and sums. Without it: config.json and model.safetensors alone."""
     data: str | None = None
     """Shards, or class folders of photographs: of the bundle's classes, and to calibrate and judge 8-bit models by."""
     int8: bool = False
