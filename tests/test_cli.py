@@ -57,6 +57,16 @@ LAUNCH = """
     --launch.signal-delay --launch.setup --launch.prefix --launch.python --launch.sbatch --launch.site
     --launch.dry-run --launch.no-dry-run --launch.requeues --launch.snapshot --launch.no-snapshot
 """
+FIT = """
+    --views.size --views.area --views.aspect --views.flip --views.policy
+    --mix.mixup --mix.cutmix --mix.mixup-alpha --mix.cutmix-alpha
+    --optim.learning-rate --optim.floor --optim.warmup --optim.weight-decay --optim.layer-decay --optim.clip
+    --optim.betas
+    --reader.canvas --reader.window --reader.workers --reader.max-bad
+    --reader.unreadable-shards --reader.timeout --reader.cache-gib --reader.allow-pipe --reader.no-allow-pipe
+    --train.batch --train.accumulation --train.epochs --train.precision --train.average --train.validate-epochs
+    --train.patience --train.timeout --train.log-every --train.save-every --train.save-minutes --train.keep-last
+"""
 OPTIONS = {
     "shards make folder": "--split --test-share" + PHOTOGRAPHS,
     "shards make csv": "--split" + PHOTOGRAPHS,
@@ -82,6 +92,10 @@ OPTIONS = {
         --out --data --recipe --epochs --shots --seed --device --force --no-force""",
     "views": "--out --recipe --count --seed --policies" + VIEWS,
     "pretrain": PRETRAIN + VIEWS,
+    "finetune": """
+        --data --out --recipe --seed --device --force --no-force --head --held-out
+        --labels.weight --labels.soft --labels.smoothing --labels.balance"""
+    + FIT,
     "embed": """
         --tokens --image-size --protocol --data --out --splits --batch --part --device --workers --force
         --no-force""",
@@ -117,7 +131,8 @@ OPTIONS = {
 }
 LONG = (
     *(f"shards make {name}" for name in ("folder", "csv", "inat2021", "plantnet300k", "meta-album", "flowers102")),
-    *("shards make inaturalist", "shards make synthetic", "shards check", "demo", "pretrain", "embed", "probe"),
+    *("shards make inaturalist", "shards make synthetic", "shards check", "demo", "pretrain", "finetune"),
+    *("embed", "probe"),
     *("hash fit", "hash encode", "hash evaluate", "export"),
 )
 every_command = pytest.mark.parametrize("name", OPTIONS)

@@ -39,7 +39,7 @@ class OneViewConfig:
     """The view that is taken of each photograph."""
 
     size: int = 224
-    """Side of the view in pixels."""
+    """Side of the view in pixels; 0: of the images that the network was made for."""
     area: tuple[float, float] = (0.35, 1.0)
     """Share of the photograph that it covers."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
@@ -60,9 +60,10 @@ class OneViewConfig:
 
     def views(self) -> ViewsConfig:
         """The same for `umbel.augment.views.Views`: a first global view, and no others."""
+        size = self.size or 224  # not decided yet: the other settings are checked with any
         return ViewsConfig(
-            global_size=self.size,
-            local_size=self.size,
+            global_size=size,
+            local_size=size,
             local_views=0,
             global_area=self.area,
             aspect=self.aspect,
