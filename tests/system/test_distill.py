@@ -26,8 +26,9 @@ TINY_VIT = ("vit_tiny_patch16_224", {"embed_dim": 32, "depth": 2, "num_heads": 2
 TINY_CONVNEXT = ("convnext_atto", {"dims": [8, 12, 16, 24], "depths": [1, 1, 1, 1]})
 VIT = ("--student", "vit_tiny_patch16_224", "--backbone.width", 24, "--backbone.depth", 2, "--backbone.heads", 2)
 SETTINGS = (
-    *("--device", "cpu", "--views.size", 32, "--reader.canvas", 64, "--reader.workers", 0, "--optim.learning-rate", 0.01),
+    *("--device", "cpu", "--views.size", 32, "--reader.canvas", 64, "--reader.workers", 0),
     *("--train.batch", 8, "--train.epochs", 3, "--train.precision", "float32", "--train.log-every", 2),
+    *("--optim.learning-rate", 0.01),
 )
 EVERYTHING = (
     *("--loss.relational", 1, "--loss.logits", 1, "--loss.dist", 1, "--loss.labels", 1),
@@ -285,7 +286,7 @@ def test_losses_that_the_teacher_or_the_data_cannot_serve(
     said = refused(*words(place.vit, flat, out, *VIT, "--loss.no-teach"))
     assert "has labels of 0 classes in the split train, and loss.labels needs two or more" in said
     others = photographs([f"{name}/{number}.jpg" for name in ("rosa", "bellis") for number in range(6)], "others")
-    said = refused(*words(place.vit, others, out, *VIT, "--loss.logits", 1, "--loss.labels", 1))
+    said = refused(*words(place.vit, others, tmp_path / "other run", *VIT, "--loss.logits", 1, "--loss.labels", 1))
     assert "does not know 1 of the classes" in said
     assert "(the first: bellis)" in said
     assert "does not exist" in refused(*words(place.vit, tmp_path / "nowhere", out, *VIT))

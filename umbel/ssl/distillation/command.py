@@ -39,6 +39,7 @@ def run(config: DistillConfig) -> None:
         refuse_overlap(config.data, config.out)
     if Path(config.data).is_dir() and not find_shards(config.data):
         refuse_within(config.out, config.data)
+    config.check_data()
     config = resolve(config)
     teacher, head = load(config.teacher), head_beside(config.teacher)
     check_head(config, head)
