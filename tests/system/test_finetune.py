@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -19,12 +20,15 @@ from umbel.backbones import load
 from umbel.backbones.build import BackboneConfig, build, model_arguments
 from umbel.backbones.folder import ModelCard, write_timm_folder
 from umbel.cli import main
+from umbel.data.balance import ClassBalance
 from umbel.data.index import open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
+from umbel.data.training import TrainingDataset
 from umbel.evaluation.embed import embed
 from umbel.evaluation.exporting.calibration import class_means
 from umbel.evaluation.exporting.classifier_head import head_of
 from umbel.ssl.classifier import Classifier
+from umbel.ssl.finetune_data import divide
 
 CONFIG = BackboneConfig(name="vit_tiny_patch16_224", width=32, depth=2, heads=2, patch=8, registers=0)
 SIZE = 32
@@ -155,6 +159,39 @@ def test_a_linear_head_leaves_the_backbone(given: Path, tmp_path: Path, umbel: U
     assert all(torch.equal(tuned[name], tensor) for name, tensor in first.items())
     rows = lines(run, "metrics")
     assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_a_crowds_weights_are_in_the_loss(
+    given: Path,
+    tmp_path: Path,
+    umbel: Umbel,
+    write_tar: Callable[..., Path],
+) -> None:
+    """At first all classes are equally likely: the loss of a step is ln 3 times the mean weight of its photographs."""
+    generator, members, folder = np.random.default_rng(1), {}, tmp_path / "voted"
+    acc = generator.uniform(0.3, 1, 24)
+    for n, kind in enumerate(CLASSES * 8):
+        buffer = io.BytesIO()
+        stripes(kind, generator).save(buffer, "JPEG")
+        members |= {f"{n:02d}.jpg": buffer.getvalue(), f"{n:02d}.cls": f"{n % 3}".encode()}
+        members[f"{n:02d}.json"] = json.dumps({"observation": n, "acc": acc[n], "valid": True}).encode()
+    write_tar(folder / "train-000000.tar", members)
+    write_tar(folder / "val-000000.tar", {name: content for name, content in members.items() if name[:2] < "06"})
+    (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    flags = ("--train.batch", 8, "--train.epochs", 1, "--train.log-every", 1, "--mix.mixup", 0, "--mix.cutmix", 0)
+    ended = umbel(*words(given, tmp_path / "run", *flags, "--labels.smoothing", 0, data=folder))
+    assert ended.code == 0, ended.err
+    assert "photographs count by their acc: it stands in their JSON." in ended.out
+    data = divide(open_shards(str(folder)), "", share=0.1, seed=0)
+    balance = ClassBalance(data.train.columns, power=0.5, seed=0)
+    first = TrainingDataset(data.train.shards, seed=0, canvas=64, window=8, balance=balance).__getitems__(range(8))
+    weight = (acc / acc.mean())[first.sample].mean()
+    assert abs(weight - 1) > 0.01
+    assert lines(tmp_path / "run", "metrics")[0]["loss"] == pytest.approx(np.log(3) * weight, rel=1e-5)
+    soft = tmp_path / "soft.csv"
+    soft.write_text("observation,label,share\n0,across,0.5\n0,checks,0.5\n")
+    ended = umbel(*words(given, tmp_path / "other", *flags, "--labels.soft", soft, data=folder))
+    assert "soft labels, joined by observation: 1 of 24 photographs have them." in ended.out
 
 
 def test_folders_and_what_is_held_out(given: Path, tmp_path: Path, umbel: Umbel) -> None:

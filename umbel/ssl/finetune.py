@@ -33,7 +33,7 @@ from umbel.rank_watch import RankWatch
 from umbel.ranks import meet, new_start, rank_0_first
 from umbel.run import UserError, rank, refuse_overlap, refuse_within, say, write_atomic
 from umbel.run_folder import RunFolder
-from umbel.ssl.checkpoint import read_state
+from umbel.ssl.checkpoint import latest_checkpoint, read_state
 from umbel.ssl.classifier import Classifier
 from umbel.ssl.crowd_labels import read_soft, read_told, soft_targets, weights_of
 from umbel.ssl.finetune_config import COMMAND, FinetuneConfig
@@ -95,7 +95,9 @@ def run(config: FinetuneConfig) -> None:
                 **timm.data.resolve_data_config(pretrained_cfg=card.config()["pretrained_cfg"]), is_training=False
             )
             with watch.paused("the head's statistics"):
-                classifier = first_classifier(config, backbone, data, prepare, state.device, workers)
+                classifier = first_classifier(
+                    config, backbone, data, prepare, state.device, workers, begun=latest_checkpoint(folder.checkpoints)
+                )
             answers = functools.partial(answer, prepare=prepare, device=config.device, workers=workers)
             last = fit(
                 config,
@@ -202,12 +204,21 @@ def first_classifier(
     prepare: Callable[[Any], Tensor],
     device: torch.device,
     workers: int,
+    *,
+    begun: Path | None,
 ) -> Classifier:
     """The classifier that training starts from, on the device.
+
+    Args:
+        begun: a checkpoint that all its numbers will be taken from: then nothing is looked at.
 
     Raises:
         UserError: a backbone that gives no row of features, or cannot take images of this size.
     """
+    frozen = config.head == "linear"
+    if begun is not None:
+        nothing = torch.ones(backbone.dim)
+        return Classifier(backbone.model, data.classes, mean=nothing, std=nothing, frozen=frozen).to(device)
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(data.train.shards))[:STATISTICS])
     model = backbone.model.to(device).eval()
     try:
@@ -232,7 +243,7 @@ def first_classifier(
         data.classes,
         mean=torch.from_numpy(features.mean(0)),
         std=torch.from_numpy(features.std(0)),
-        frozen=config.head == "linear",
+        frozen=frozen,
     ).to(device)
 
 

@@ -67,6 +67,8 @@ class Predictor:
             if not (0 < self.temperature < math.inf and math.isfinite(self.threshold)):
                 raise ValueError(f"temperature {self.temperature}, threshold {self.threshold}")
             with np.load(folder / told["head"], allow_pickle=False) as head:
+                if self.linear == ("mean" in head.files):
+                    raise ValueError("its head is of another kind than its format")
                 self.weight, self.bias = (head[name].astype(np.float32) for name in ("weight", "bias"))
                 # A linear head reads features as they are.
                 self.mean = np.zeros(self.weight.shape[-1], np.float32) if self.linear else head["mean"].astype("<f4")
