@@ -96,6 +96,14 @@ OPTIONS = {
         --data --out --recipe --seed --device --force --no-force --head --held-out
         --labels.weight --labels.soft --labels.smoothing --labels.balance"""
     + FIT,
+    "distill": """
+        --student --data --out --recipe --init --photographs --seed --device --force --no-force
+        --backbone.width --backbone.depth --backbone.heads --backbone.patch --backbone.registers --backbone.layer-scale
+        --labels.weight --labels.soft --labels.smoothing --labels.balance
+        --loss.teach --loss.no-teach --loss.pooled --loss.patches --loss.relational --loss.logits --loss.dist
+        --loss.labels --loss.temperature --loss.standardize-logits --loss.no-standardize-logits
+        --loss.relational-temperature --loss.queue --loss.projector"""
+    + FIT,
     "embed": """
         --tokens --image-size --protocol --data --out --splits --batch --part --device --workers --force
         --no-force""",
@@ -124,14 +132,14 @@ OPTIONS = {
     "predict": "--json --no-json",
     "pipeline": "--out --data --seed --device --wait --no-wait --dry-run --no-dry-run --force --no-force",
     "sweep": """
-        --over --data --out --seeds --probe --device --at-once --wait --no-wait --dry-run --no-dry-run --force
+        --over --data --out --seeds --probe --teacher --device --at-once --wait --no-wait --dry-run --no-dry-run --force
         --no-force""",
     "jobs": "--json --no-json",
     "doctor": "--json --no-json",
 }
 LONG = (
     *(f"shards make {name}" for name in ("folder", "csv", "inat2021", "plantnet300k", "meta-album", "flowers102")),
-    *("shards make inaturalist", "shards make synthetic", "shards check", "demo", "pretrain", "finetune"),
+    *("shards make inaturalist", "shards make synthetic", "shards check", "demo", "pretrain", "finetune", "distill"),
     *("embed", "probe"),
     *("hash fit", "hash encode", "hash evaluate", "export"),
 )

@@ -42,6 +42,9 @@ def run(config: DistillConfig) -> None:
     config.check_data()
     config = resolve(config)
     teacher, head = load(config.teacher), head_beside(config.teacher)
+    if not config.views.size:
+        say(f"views of {teacher.card.image_size} px: the teacher's own.")
+        config = dataclasses.replace(config, views=dataclasses.replace(config.views, size=teacher.card.image_size))
     check_head(config, head)
     torch.manual_seed(config.seed)
     backbone, card = first_student(config)

@@ -54,7 +54,7 @@ class DistillConfig:
     backbone: ShapeConfig = field(default_factory=ShapeConfig)
     labels: LabelsConfig = field(default_factory=lambda: LabelsConfig(smoothing=0.0, balance=0.0))
     loss: DistillLossConfig = field(default_factory=DistillLossConfig)
-    views: OneViewConfig = field(default_factory=OneViewConfig)
+    views: OneViewConfig = field(default_factory=lambda: OneViewConfig(size=0))
     mix: MixImagesConfig = field(default_factory=MixImagesConfig)
     optim: FitOptimConfig = field(default_factory=FitOptimConfig)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
