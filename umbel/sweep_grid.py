@@ -10,18 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from umbel import config as recipes
 from umbel.config_words import as_words
 from umbel.run import UserError
 from umbel.ssl.distillation.config import DistillConfig
 from umbel.ssl.pretrain_config import PretrainConfig
-from umbel.sweep_recipe import Command, as_text, read_sweep_recipe
+from umbel.sweep_axes import read_axes
+from umbel.sweep_recipe import Command, read_sweep_recipe
 from umbel.task import Task
-
-OWN = {"data", "out", "recipe", "device", "force"}
-"""What the sweep says itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +65,7 @@ def read_grid(grid: Grid) -> list[Run]:
         UserError: an unknown key, a value of a wrong type, one that is given twice, or values that do not go together.
     """
     first = resolved_recipe(grid)
-    axes = read_axes(grid)
+    axes = read_axes(grid.recipe, grid.over)
     keys = [key for key, _ in axes]
     if not keys and not grid.seeds:
         raise UserError("a sweep needs something to vary: --over KEY=a,b,c, or --seeds 0,1,2.")
@@ -112,7 +108,7 @@ def resolved_recipe(grid: Grid) -> PretrainConfig | DistillConfig:
     if isinstance(resolved, DistillConfig):
         if grid.probe is not None:
             raise UserError("--probe is for pretraining: a distillation is probed at its end on the labels of --data.")
-        if not resolved.teacher and not any(key == "teacher" for key, _ in read_axes(grid)):
+        if not resolved.teacher and not any(key == "teacher" for key, _ in read_axes(grid.recipe, grid.over)):
             raise UserError(f"recipe {grid.recipe} distills: say from which backbone, --teacher BACKBONE.")
     else:
         if grid.teacher is not None:
@@ -131,21 +127,6 @@ def _plain(grid: Grid) -> PretrainConfig | DistillConfig:
     begun = DistillConfig(teacher="", data=grid.data, out=grid.out)
     resolved = recipes.from_values(begun, values, where)
     return resolved if grid.teacher is None else dataclasses.replace(resolved, teacher=grid.teacher)
-
-
-def read_axes(grid: Grid) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """Each key with its values, as text and as YAML reads it: the recipe's, then those of --over, which replace them.
-
-    Raises:
-        UserError: a key that is the sweep's own, or no key with values.
-    """
-    asked = [_axis(text) for text in grid.over]
-    given = {key for key, _ in asked}
-    listed = [
-        (_key(key), [(as_text(value), value) for value in values])
-        for key, values in read_sweep_recipe(grid.recipe)[2].items()
-    ]
-    return [(key, values) for key, values in listed if key not in given] + asked
 
 
 def tasks(runs: Sequence[Run], grid: Grid) -> list[Task]:
@@ -184,26 +165,6 @@ def seed_name(seed: int) -> str:
 def safe(text: str) -> str:
     """A value as a part of a folder's name."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-") or "none"
-
-
-def _axis(text: str) -> tuple[str, list[tuple[str, Any]]]:
-    """A key and its values, each as text and as YAML reads it."""
-    key, equals, listed = text.partition("=")
-    key = key.strip().replace("-", "_")
-    # A comma inside of brackets belongs to a value that is a list.
-    texts = [part.strip() for part in re.split(r",(?![^\[]*\])", listed)]
-    if not equals or not key or not all(texts):
-        raise UserError(f"--over {text}: say KEY=a,b,c, such as optim.learning_rate=1e-4,3e-4.")
-    try:
-        return _key(key), [(part, yaml.safe_load(part)) for part in texts]
-    except yaml.YAMLError as error:
-        raise UserError(f"--over {text}: the values are none that a recipe could have.") from error
-
-
-def _key(key: str) -> str:
-    if key in OWN:
-        raise UserError(f"--over {key}: that is for the sweep to say, not for its runs to differ in.")
-    return key
 
 
 def _nested(given: dict[str, Any]) -> dict[str, Any]:

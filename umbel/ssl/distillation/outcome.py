@@ -1,11 +1,4 @@
-"""What a distillation came to: the student on photographs that it never saw, beside its teacher.
-
-result.json: {"format": 1, "command": "distill", "student", "init", "teacher", "teach", "seed", "step", "image_size",
- "parameters", "multiply_adds", "few_shot": {"shots", "accuracy", "interval", "classes", "photographs", ...} or null,
- "temperature": T or null, "splits": {"val" or "test": {"photographs", "student": M, "teacher": M or null,
- "agreement": E or null}}}; M = {"top1": E, "macro_top1": E, "top5": E (more than 5 classes), "calibration_error": E};
-E = {"value", "low", "high"}, shares with their 95 % intervals. Without a classifier there are no splits.
-"""
+"""What a distillation came to: the student on photographs that it never saw, beside its teacher."""
 
 from __future__ import annotations
 
@@ -49,7 +42,13 @@ def write_outcome(
 ) -> None:
     """Measure the student of the last checkpoint, unless that was done, and say what it is worth.
 
-    Its classifier is calibrated by the split val, where there is one.
+    Its classifier is calibrated by the split val, where there is one. Written is result.json:
+
+    {"format": 1, "command": "distill", "student", "init", "teacher", "teach", "seed", "step", "image_size",
+     "parameters", "multiply_adds", "few_shot": {"shots", "accuracy", "interval", "classes", "photographs", ...} or
+     null, "temperature": T or null, "splits": {"val" or "test": {"photographs", "student": M, "teacher": M or null,
+     "agreement": E or null}}}, without a classifier no splits; M = {"top1": E, "macro_top1": E, "top5": E (more than 5
+     classes), "calibration_error": E}; E = {"value", "low", "high"}, shares with their 95 % intervals.
 
     Args:
         last: the checkpoint.
