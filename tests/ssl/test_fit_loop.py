@@ -203,9 +203,10 @@ def test_a_kill_between_a_validation_and_its_checkpoint(
         if validation is not None:  # the validation of step 4 has its line already
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(Tiny, "write_beside", dying)
-        train(killed, shards, validate=scored)
+        with pytest.raises(KeyboardInterrupt):
+            train(killed, shards, validate=scored)
     assert [row["step"] for row in lines(killed.out, "validation")] == [4]
     train(killed, shards, validate=scored)
     assert lines(killed.out, "validation") == lines(whole.out, "validation")
