@@ -193,6 +193,26 @@ def test_a_killed_run_goes_on_bit_for_bit(shards: Path, tmp_path: Path) -> None:
         }
 
 
+def test_a_kill_between_a_validation_and_its_checkpoint(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = Config(out=tmp_path / "whole"), Config(out=tmp_path / "killed")
+    train(whole, shards, validate=scored)
+
+    def dying(self: Tiny, folder: Path, validation: dict[str, Any] | None) -> None:
+        if validation is not None:  # the validation of step 4 has its line already
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tiny, "write_beside", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train(killed, shards, validate=scored)
+    assert [row["step"] for row in lines(killed.out, "validation")] == [4]
+    train(killed, shards, validate=scored)
+    assert lines(killed.out, "validation") == lines(whole.out, "validation")
+    assert_same(killed.out, whole.out, 16)
+
+
 def test_another_seed_is_another_run(shards: Path, tmp_path: Path) -> None:
     one, other = Config(out=tmp_path / "one"), Config(out=tmp_path / "other", seed=1)
     train(one, shards), train(other, shards)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -150,6 +151,20 @@ def test_a_killed_run_comes_to_the_same_result(
     assert lines(run, "validation") == lines(tuned, "validation")
     for whole in (tuned / "checkpoints").rglob("*.safetensors"):
         assert (run / whole.relative_to(tuned)).read_bytes() == whole.read_bytes(), whole
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_batch(given: Path, tuned: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "umbel"]
+    asked = [*launcher, *words(given, tmp_path / "run", "--train.batch", 8)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    found, expected = lines(tmp_path / "run", "metrics"), lines(tuned, "metrics")
+    assert len(found) == len(expected)
+    for row, other in zip(found[:4], expected, strict=False):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test"]["macro_top1"]["value"] > 0.7
 
 
 def test_a_linear_head_leaves_the_backbone(given: Path, tmp_path: Path, umbel: Umbel) -> None:

@@ -45,7 +45,7 @@ class FinetuneConfig:
     """Share of every class to validate on where DATA has no split val."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     views: OneViewConfig = field(default_factory=lambda: OneViewConfig(size=0))
-    mix: MixImagesConfig = field(default_factory=lambda: MixImagesConfig(mixup=0.3, cutmix=0.3))
+    mix: MixImagesConfig = field(default_factory=lambda: MixImagesConfig(mixup=0.1, cutmix=0.2))
     optim: FitOptimConfig = field(default_factory=lambda: FitOptimConfig(learning_rate=2e-3, layer_decay=0.75))
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     train: FitTrainConfig = field(default_factory=lambda: FitTrainConfig(average=0.999, patience=8))
