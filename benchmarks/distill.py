@@ -31,7 +31,7 @@ STUDENTS = {
     "convnext": ("--student", "convnext_atto"),
 }
 KINDS = {"alone": ("--loss.no-teach",), "taught": ()}
-TAUGHT = ("loss.pooled=1", "loss.patches=1", "loss.logits=0.9", "loss.labels=0.1")
+TAUGHT = ("loss.pooled=1", "loss.patches=1", "loss.logits=0.9", "loss.labels=0.5")
 SETTINGS = ("views.size=64", "reader.canvas=128", "train.batch=32", "optim.learning_rate=0.01", "photographs=labeled")
 MEASURES = {"top1": "top-1", "macro_top1": "macro top-1", "few_shot": "5-shot"}
 Found = Mapping[tuple[str, str, str], Sequence[float]]

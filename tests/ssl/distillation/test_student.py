@@ -4,17 +4,21 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
+from umbel.backbones import Backbone
+from umbel.backbones.folder import ModelCard
+from umbel.evaluation.exporting.classifier_head import ClassifierHead
 from umbel.ssl.distillation.cosine import cosine_distance
 from umbel.ssl.distillation.features import as_grid, read_features, shape_of
 from umbel.ssl.distillation.grid import resize_grid
 from umbel.ssl.distillation.loss_config import WEIGHTS, DistillLossConfig
 from umbel.ssl.distillation.student import Student
-from umbel.ssl.distillation.teacher import Teacher, resized
+from umbel.ssl.distillation.teacher import Teacher, frozen, resized
 from umbel.ssl.learner import Labels
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -158,6 +162,24 @@ def test_the_teacher_goes_where_the_student_goes() -> None:
     learner.to(torch.float32)
     assert {p.dtype for p in taught_by.network.parameters()} == {torch.float32}
     assert taught_by.mean.dtype == torch.float32
+
+
+def test_a_stored_classifier_teaches_at_its_temperature() -> None:
+    generator = np.random.default_rng(0)
+    weight, bias = (generator.normal(size=size).astype(np.float32) for size in ((3, 24), 3))
+    head = ClassifierHead(weight=weight, bias=bias, classes=NAMES, temperature=0.5, threshold=0.0)
+    network = convnext().eval()
+    card = ModelCard(
+        architecture="convnext_atto", arguments={}, image_size=64, mean=(0.0,) * 3, std=(1.0,) * 3, num_features=24
+    )
+    backbone = Backbone(model=network, transform=lambda image: image, dim=24, patch=None, source="", card=card)
+    image = torch.rand(2, 3, 64, 64)
+    seen = frozen(backbone, head).see(image, grid=False)
+    with torch.no_grad():
+        expected = 2 * (network(image) @ torch.from_numpy(weight).T + torch.from_numpy(bias))
+    assert seen.logits is not None
+    torch.testing.assert_close(seen.logits, expected)
+    assert frozen(backbone, None).see(image, grid=False).logits is None
 
 
 def test_evaluation_leaves_statistics_and_queue_alone() -> None:

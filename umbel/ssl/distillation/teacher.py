@@ -78,8 +78,12 @@ def resized(images: Tensor, side: int) -> Tensor:  # (B, 3, S, S)
 
 
 def frozen(backbone: Backbone, head: ClassifierHead | None) -> Teacher:
-    """A loaded backbone as a teacher, with its classifier where it has one."""
-    classifier = None if head is None else linear(head)
+    """A loaded backbone as a teacher, with its classifier where it has one, at the temperature that calibrated it.
+
+    Labels that were smoothed or mixed leave a classifier less sure than it may be: softened once more it would say
+    next to nothing.
+    """
+    classifier = None if head is None else linear(head, head.temperature)
     card = backbone.card
     return Teacher(backbone.model, size=card.image_size, mean=card.mean, std=card.std, classifier=classifier)
 
@@ -94,9 +98,9 @@ def head_beside(name: str) -> ClassifierHead | None:
 
 
 @torch.no_grad()
-def linear(head: ClassifierHead) -> nn.Linear:
-    """A stored classifier as a layer."""
+def linear(head: ClassifierHead, temperature: float = 1.0) -> nn.Linear:
+    """A stored classifier as a layer; its logits are divided by the temperature."""
     layer = nn.Linear(head.weight.shape[1], head.weight.shape[0])
-    layer.weight.copy_(torch.from_numpy(head.weight))
-    layer.bias.copy_(torch.from_numpy(head.bias))
+    layer.weight.copy_(torch.from_numpy(head.weight) / temperature)
+    layer.bias.copy_(torch.from_numpy(head.bias) / temperature)
     return layer
