@@ -205,6 +205,7 @@ def test_what_cannot_be_asked_for() -> None:
     assert not dataclasses.replace(DistillLossConfig(), teach=False).uses_teacher
     assert dataclasses.replace(DistillLossConfig(), teach=False).classifies
     assert DistillLossConfig(dist=1.0).needs_logits
+    assert DistillLossConfig(logits=0.9, labels=0.1, teach=False).active == {"labels": 1.0}
 
 
 def test_grids_of_all_kinds() -> None:
