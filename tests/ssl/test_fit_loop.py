@@ -27,6 +27,7 @@ from umbel.data.index import open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
 from umbel.data.order import Slices
 from umbel.data.reader import ReaderConfig
+from umbel.data.training import TrainingDataset
 from umbel.machine import DeviceChoice
 from umbel.rank_watch import RankWatch
 from umbel.ranks import meet, new_start, rank_0_first
@@ -35,7 +36,7 @@ from umbel.run_folder import RunFolder
 from umbel.ssl.fit_config import FIT_NOT_COMPARED, FitOptimConfig, FitTrainConfig, OneViewConfig
 from umbel.ssl.fit_loop import fit
 from umbel.ssl.learner import Labels, Learner
-from umbel.ssl.mix_images import MixImagesConfig
+from umbel.ssl.mix_images import MixImagesConfig, draw_mix, mix_labels
 from umbel.ssl.targets import Targets
 
 SMALL = BackboneConfig(name="vit_tiny_patch16_224", width=16, depth=1, heads=2, patch=8, registers=0)
@@ -217,6 +218,31 @@ def test_another_seed_is_another_run(shards: Path, tmp_path: Path) -> None:
     one, other = Config(out=tmp_path / "one"), Config(out=tmp_path / "other", seed=1)
     train(one, shards), train(other, shards)
     assert not torch.equal(state_of(one.out, 16)["head.bias"], state_of(other.out, 16)["head.bias"])
+
+
+def test_every_step_mixes_by_its_own_draws(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Labels] = []
+    forward = Tiny.forward
+
+    def watched(self: Tiny, images: Tensor, labels: Labels) -> Tensor:
+        seen.append(labels)
+        return forward(self, images, labels)
+
+    monkeypatch.setattr(Tiny, "forward", watched)
+    config = Config(out=tmp_path / "run", seed=3, train=replace(Config().train, batch=4, accumulation=2, epochs=1))
+    train(config, shards)
+    opened = open_shards(str(shards))
+    dataset = TrainingDataset(opened, seed=3, canvas=32, window=2)
+    label = opened.members["label"].astype(np.int64)
+    weight = np.linspace(0.5, 1.5, len(label)).astype(np.float32)
+    targets = Targets(label=label, classes=3, weight=weight, smoothing=0.1)
+    for micro, found in enumerate(seen):
+        step, first = micro // 2, micro % 2 * 4
+        drawn = draw_mix(config.mix, seed=3, step=step, rows=range(first, first + 4), side=16)
+        expected = mix_labels(targets.of(dataset.__getitems__(range(micro * 4, micro * 4 + 4))), drawn)
+        torch.testing.assert_close(found.weight, expected.weight)
+        torch.testing.assert_close(found.target, expected.target)
+    assert len(seen) == 8
 
 
 def test_it_learns_and_checkpoints_have_the_averages(shards: Path, tmp_path: Path) -> None:
