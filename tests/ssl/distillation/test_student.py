@@ -220,6 +220,11 @@ def test_grids_of_all_kinds() -> None:
     network = vit()
     tokens = torch.arange(17.0).view(1, 17, 1)
     assert as_grid(network, tokens)[0, :, :, 0].tolist() == [[1 + 4 * r + c for c in range(4)] for r in range(4)]
+    # A ViT that pools before it norms has the norm of its patches behind the pooling.
+    averaging = vit(global_pool="avg")
+    nn.init.normal_(averaging.fc_norm.weight)
+    tokens = torch.randn(1, 17, 32)
+    assert torch.equal(as_grid(averaging, tokens).flatten(1, 2), averaging.fc_norm(tokens)[:, 1:])
     with pytest.raises(ValueError, match="make no square"):
         as_grid(network, torch.zeros(1, 7, 3))
 
