@@ -57,6 +57,16 @@ LAUNCH = """
     --launch.signal-delay --launch.setup --launch.prefix --launch.python --launch.sbatch --launch.site
     --launch.dry-run --launch.no-dry-run --launch.requeues --launch.snapshot --launch.no-snapshot
 """
+FIT = """
+    --views.size --views.area --views.aspect --views.flip --views.policy
+    --mix.mixup --mix.cutmix --mix.mixup-alpha --mix.cutmix-alpha
+    --optim.learning-rate --optim.floor --optim.warmup --optim.weight-decay --optim.layer-decay --optim.clip
+    --optim.betas
+    --reader.canvas --reader.window --reader.workers --reader.max-bad
+    --reader.unreadable-shards --reader.timeout --reader.cache-gib --reader.allow-pipe --reader.no-allow-pipe
+    --train.batch --train.accumulation --train.epochs --train.precision --train.average --train.validate-epochs
+    --train.patience --train.timeout --train.log-every --train.save-every --train.save-minutes --train.keep-last
+"""
 OPTIONS = {
     "shards make folder": "--split --test-share" + PHOTOGRAPHS,
     "shards make csv": "--split" + PHOTOGRAPHS,
@@ -82,6 +92,18 @@ OPTIONS = {
         --out --data --recipe --epochs --shots --seed --device --force --no-force""",
     "views": "--out --recipe --count --seed --policies" + VIEWS,
     "pretrain": PRETRAIN + VIEWS,
+    "finetune": """
+        --data --out --recipe --seed --device --force --no-force --head --held-out
+        --labels.weight --labels.soft --labels.smoothing --labels.balance"""
+    + FIT,
+    "distill": """
+        --student --data --out --recipe --init --photographs --seed --device --force --no-force
+        --backbone.width --backbone.depth --backbone.heads --backbone.patch --backbone.registers --backbone.layer-scale
+        --labels.weight --labels.soft --labels.smoothing --labels.balance
+        --loss.teach --loss.no-teach --loss.pooled --loss.patches --loss.relational --loss.logits --loss.dist
+        --loss.labels --loss.temperature --loss.standardize-logits --loss.no-standardize-logits
+        --loss.relational-temperature --loss.queue --loss.projector"""
+    + FIT,
     "embed": """
         --tokens --image-size --protocol --data --out --splits --batch --part --device --workers --force
         --no-force""",
@@ -112,14 +134,15 @@ OPTIONS = {
     "predict": "--json --no-json",
     "pipeline": "--out --data --seed --device --wait --no-wait --dry-run --no-dry-run --force --no-force",
     "sweep": """
-        --over --data --out --seeds --probe --device --at-once --wait --no-wait --dry-run --no-dry-run --force
+        --over --data --out --seeds --probe --teacher --device --at-once --wait --no-wait --dry-run --no-dry-run --force
         --no-force""",
     "jobs": "--json --no-json",
     "doctor": "--json --no-json",
 }
 LONG = (
     *(f"shards make {name}" for name in ("folder", "csv", "inat2021", "plantnet300k", "meta-album", "flowers102")),
-    *("shards make inaturalist", "shards make synthetic", "shards check", "demo", "pretrain", "embed", "probe"),
+    *("shards make inaturalist", "shards make synthetic", "shards check", "demo", "pretrain", "finetune", "distill"),
+    *("embed", "probe"),
     *("hash fit", "hash encode", "hash evaluate", "export"),
 )
 every_command = pytest.mark.parametrize("name", OPTIONS)

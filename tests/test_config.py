@@ -11,6 +11,7 @@ import pytest
 
 from umbel import config
 from umbel.run import UserError
+from umbel.ssl.finetune_config import FinetuneConfig
 from umbel.ssl.pretrain_config import PretrainConfig
 
 
@@ -196,9 +197,22 @@ def test_a_shipped_recipe_loads_and_says_what_to_expect(name: str) -> None:
 def test_shipped_recipes_are_all_listed() -> None:
     folder = Path(config.__file__).parent / "recipes"
     files = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
-    assert {*config.recipe_names(), *config.recipe_names("pipeline")} == files
+    commands = ("pretrain", *config.RECIPE_FOLDERS)
+    assert {name for command in commands for name in config.recipe_names(command)} == files
     assert set(config.recipe_names("pipeline")) == {"pipeline/folder", "pipeline/plants"}
+    assert set(config.recipe_names("finetune")) == {"finetune/small-cpu", "finetune/vitb16"}
     assert {"demo", "small-cpu", "vitb16", "vits16"} <= files
+
+
+@pytest.mark.parametrize("name", config.recipe_names("finetune"))
+def test_a_recipe_of_fine_tuning_loads_and_says_what_to_expect(name: str) -> None:
+    base = FinetuneConfig(backbone="backbone", data="data", out=Path("run"))
+    assert config.from_values(base, config.read_recipe(name, "finetune"), name) != base
+    text = (importlib.resources.files("umbel") / "recipes" / f"{name}.yaml").read_text()
+    keys = {line.lstrip("# ").split()[0] for line in text.splitlines() if line.startswith("#")}
+    assert {"Expected", "Time", "Hardware", "Disk", "Memory", "Command"} <= keys
+    asked = config.parse(FinetuneConfig, text.split("umbel finetune ")[1].split("\n")[0].split(), prog="u", help="")
+    assert asked.recipe == name
 
 
 @pytest.mark.parametrize("name", config.recipe_names())

@@ -63,6 +63,7 @@ def test_the_guide_has_the_commands_of_data_training_and_scores() -> None:
 
 
 @pytest.mark.parametrize(("guide", "named"), [
+    ("distill.md", {"distill", "sweep"}),
     ("export.md", {"export", "import", "predict"}),
     ("hashing.md", {"embed", "hash fit", "hash encode", "hash search", "hash evaluate", "hash serve"}),
     ("pipeline.md", {"pipeline", "sweep", "jobs"}),

@@ -54,6 +54,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "views": ("umbel.evaluation.views:run", "Draw a sheet of photographs and their augmented views"),
     "pretrain": ("umbel.ssl.pretrain:run", "Pretrain a backbone on photographs without labels (SimDINOv2)"),
+    "finetune": ("umbel.ssl.finetune:run", "Train a classifier on labeled photographs, from a pretrained backbone"),
+    "distill": (
+        "umbel.ssl.distillation.command:run",
+        "Train a small backbone to see what a larger one sees, with labels or without",
+    ),
     "embed": ("umbel.evaluation.embed:run", "Embed photographs with a backbone and store the features"),
     "probe": ("umbel.evaluation.probe:run", "Measure features: few-shot and nearest neighbors, beside baselines"),
     "hash fit": ("umbel.evaluation.hashing.fit_command:run", "Fit hash codes: CroVCA on photographs, or ITQ, PCA, LSH"),
@@ -88,7 +93,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # Commands that take --launch, and whether their --out is a folder that they continue, where a job's logs may lie; the
 # others' logs lie beside it.
-LONG = {"pretrain": True} | dict.fromkeys(
+LONG = {"pretrain": True, "finetune": True, "distill": True} | dict.fromkeys(
     (
         *(name for name in COMMANDS if name.startswith("shards make")),
         *("shards check", "demo", "embed", "probe", "hash fit", "hash encode", "hash evaluate", "export"),
@@ -96,7 +101,7 @@ LONG = {"pretrain": True} | dict.fromkeys(
     False,
 )
 # Of them, those that share their work among processes.
-MANY = ("pretrain", "embed", "hash encode")
+MANY = ("pretrain", "finetune", "distill", "embed", "hash encode")
 # Commands that send jobs of their own: their function takes the settings of launching beside its configuration.
 SENDERS = ("pipeline", "sweep")
 

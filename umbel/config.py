@@ -24,6 +24,7 @@ from umbel.run import UserError
 Config = TypeVar("Config")
 RECIPE_FORMAT = 1
 _HEADER = ("format", "command")
+RECIPE_FOLDERS = ("pipeline", "finetune", "distill")
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -53,12 +54,14 @@ class StrictLoader(yaml.SafeLoader):
 def recipe_names(command: str = "pretrain") -> list[str]:
     """The recipes of a command that come with Umbel, by name (`demo`, `paper/vitb16`, ...).
 
-    Recipes of pipelines stand in a folder of their own.
+    Recipes of commands other than pretraining stand in a folder of the command's name.
     """
     root = importlib.resources.files("umbel") / "recipes"
     with importlib.resources.as_file(root) as folder:
         names = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-    return [name for name in names if name.startswith("pipeline/") == (command == "pipeline")]
+    others = [other for other in RECIPE_FOLDERS if other != command]
+    mine = [name for name in names if command == "pretrain" or name.startswith(f"{command}/")]
+    return [name for name in mine if name.split("/")[0] not in others]
 
 
 def read_recipe(name: str, command: str) -> dict[str, Any]:

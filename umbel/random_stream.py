@@ -18,6 +18,8 @@ class Purpose(enum.IntEnum):
     VIEWS = 1
     MASKS = 2
     MODEL = 3
+    MIX = 4
+    BALANCE = 5
 
 
 def stream(seed: int, epoch: int, purpose: Purpose, *, view: int = 0, block: int = 0) -> np.random.Generator:

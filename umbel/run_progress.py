@@ -1,4 +1,4 @@
-"""How far a pretraining run is, by the files in its folder alone: cheap, and without disturbing it."""
+"""How far a training run is, by the files in its folder alone: cheap, and without disturbing it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from typing import Any
 from umbel.run_folder import RunFolder
 from umbel.task_record import is_held
 
+TRAINING = ("pretrain", "finetune", "distill")
+"""Commands whose folders are runs."""
+RESULT = "result.json"
+"""Written when a run has come to its end, which may be before its last step."""
 BAD_IN_A_ROW = 3
 """Steps that were not finite, after which training gives up."""
 
@@ -38,19 +42,27 @@ class Progress:
     """A living process on this machine holds the folder."""
     diverged: bool
     """It gave up after steps that were not finite."""
+    result: bool
+    """It has written what it came to."""
 
     @property
     def ended(self) -> bool:
         """Whether all steps are done and saved."""
-        return self.steps is not None and self.step >= self.steps and not self.locked
+        return (self.result or (self.steps is not None and self.step >= self.steps)) and not self.locked
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a pretraining run, begun or launched."""
+    """Whether a folder is that of a training run, begun or launched."""
+    return _command(folder) is not None
+
+
+def _command(folder: Path) -> str | None:
+    """The command that a run's folder is of; None where it is no run."""
     try:
-        return "command: pretrain" in (folder / "config.yaml").read_text(errors="replace")[:200]
+        opening = (folder / "config.yaml").read_text(errors="replace")[:200].splitlines()
     except OSError:
-        return False
+        return None
+    return next((name for name in TRAINING if f"command: {name}" in opening), None)
 
 
 def read_progress(folder: Path) -> Progress:
@@ -85,13 +97,14 @@ def read_progress(folder: Path) -> Progress:
         interval=probed.get("interval"),
         shots=probed.get("shots"),
         locked=is_held(folder / ".lock"),
+        result=(folder / RESULT).is_file(),
         diverged=len(bad) == BAD_IN_A_ROW and bad[-1] - bad[0] == BAD_IN_A_ROW - 1 and bad[0] > step - BAD_IN_A_ROW,
     )
 
 
 def _total_steps(run: RunFolder, last: dict[str, Any]) -> int | None:
     """Steps of the whole run: the metrics tell steps an epoch, the configuration the epochs."""
-    told = run.previous("pretrain")
+    told = run.previous(_command(run.path) or "pretrain")
     epochs = (told or {}).get("train", {}).get("epochs")
     if epochs is None:
         return None

@@ -1,4 +1,4 @@
-"""`umbel sweep RECIPE --over KEY=a,b,c --data DATA --out DIR`: a pretraining run for each combination of values."""
+"""`umbel sweep RECIPE --over KEY=a,b,c --data DATA --out DIR`: a training run for each combination of values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from umbel import config as recipes
 from umbel.data.index import find_shards
 from umbel.launch.launch_config import LaunchConfig
 from umbel.machine import DeviceChoice
 from umbel.run import EXIT_TRAINING_FAILED, UserError, say
+from umbel.sweep_distill import lines as student_lines
+from umbel.sweep_distill import students, write_students
 from umbel.sweep_grid import Grid, Run, read_grid, tasks
+from umbel.sweep_recipe import read_sweep_recipe
 from umbel.sweep_results import lines, read_rows, seed_table, write_results
 from umbel.task import Task, TaskFailed
 from umbel.task_launch import HERE, list_commands, with_launch
@@ -28,21 +30,23 @@ RECORD = "sweep.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """Pretrain once for each combination of values; the same command goes on where it ended, with more values too."""
+    """Train once for each combination of values; the same command goes on where it ended, with more values too."""
 
     recipe: Annotated[str, tyro.conf.Positional]
-    """A recipe of `umbel pretrain`: a name or a YAML file."""
+    """A recipe of `umbel pretrain` or `umbel distill`: a name or a YAML file; it may list values itself (over)."""
     over: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=a,b,c: a key of the recipe and its values, such as optim.learning_rate=1e-4,3e-4; every combination of
     several keys is run."""
     data: str
-    """Shards to pretrain on."""
+    """Shards to train on."""
     out: Path
     """Folder for the runs, one folder each, and results.json and results.md."""
     seeds: str = ""
     """Seeds, such as 0,1,2: each combination is run with each, and mean and spread are told."""
     probe: str | None = None
     """Labeled shards for few-shot accuracy during each run (probe.data of the recipe)."""
+    teacher: str | None = None
+    """The backbone that runs of a recipe of umbel distill learn from."""
     device: DeviceChoice = "auto"
     """cpu, cuda, or auto: cuda where it is there."""
     at_once: int = 0
@@ -72,6 +76,7 @@ class SweepConfig:
             seeds=tuple(int(part) for part in self.seeds.split(",")) if self.seeds else (),
             device=self.device,
             probe=self.probe,
+            teacher=self.teacher,
         )
 
 
@@ -117,17 +122,22 @@ def run(config: SweepConfig, launch: LaunchConfig = HERE) -> None:
 def open_record(config: SweepConfig, commands: Sequence[Task]) -> TaskRecord:
     """Begin sweep.json, or go on with it; raises as `TaskRecord.open`."""
     asked: dict[str, Any] = {"command": "sweep", "recipe": config.recipe, "data": config.data}
-    asked["settings"] = recipes.read_recipe(config.recipe, "pretrain")
+    command, settings, _ = read_sweep_recipe(config.recipe)
+    asked["settings"] = settings
+    if command == "distill":
+        asked["teacher"] = config.teacher
     # More values and seeds may be asked for; a run's folder knows its own configuration and data.
     return TaskRecord.open(
-        config.out / RECORD, commands, asked, ignore=("recipe", "data"), data=config.data, force=config.force
+        config.out / RECORD, commands, asked, ignore=("recipe", "data", "teacher"), data=config.data, force=config.force
     )
 
 
 def tell(config: SweepConfig, runs: Sequence[Run], record: TaskRecord) -> list[Any]:
-    """Write results.json and results.md by what is there now; returns the rows."""
+    """Write results.json and results.md (of distillations students.png) by what is there now; returns the rows."""
     rows = read_rows(runs, record.rows)
     write_results(config.out, config.recipe, rows, seeds=bool(config.seeds))
+    if config.grid.command == "distill":
+        write_students(config.out, students(rows))
     return rows
 
 
@@ -143,6 +153,9 @@ def finish(config: SweepConfig, runs: Sequence[Run], record: TaskRecord) -> None
         headings, cells = seed_table(rows)
         say("mean over seeds, ± the sample standard deviation:")
         say("\n".join(aligned([headings, *cells], right=(1, 2, 3))))
+    if config.grid.command == "distill" and (found := students(rows)):
+        say("students with and without their teacher:")
+        say("\n".join(student_lines(found)))
     failed = [row.run.name for row in rows if row.state == "failed"]
     if failed:
         raise TaskFailed(

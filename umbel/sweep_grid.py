@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from umbel import config as recipes
 from umbel.config_words import as_words
 from umbel.run import UserError
+from umbel.ssl.distillation.config import DistillConfig
 from umbel.ssl.pretrain_config import PretrainConfig
+from umbel.sweep_axes import read_axes
+from umbel.sweep_recipe import Command, read_sweep_recipe
 from umbel.task import Task
-
-OWN = {"data", "out", "recipe", "device", "force"}
-"""What the sweep says itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ class Run:
     """By dotted key."""
     seed: int | None
     """One of --seeds; None where none are given."""
-    config: PretrainConfig
+    config: PretrainConfig | DistillConfig
 
     def group(self) -> str:
         """The name that runs have in common that differ in the seed alone."""
@@ -51,6 +49,13 @@ class Grid:
     seeds: tuple[int, ...]
     device: str
     probe: str | None
+    teacher: str | None = None
+    """Of a recipe of distillation."""
+
+    @property
+    def command(self) -> Command:
+        """What each run is a run of."""
+        return read_sweep_recipe(self.recipe)[0]
 
 
 def read_grid(grid: Grid) -> list[Run]:
@@ -60,7 +65,7 @@ def read_grid(grid: Grid) -> list[Run]:
         UserError: an unknown key, a value of a wrong type, one that is given twice, or values that do not go together.
     """
     first = resolved_recipe(grid)
-    axes = [_axis(text) for text in grid.over]
+    axes = read_axes(grid.recipe, grid.over)
     keys = [key for key, _ in axes]
     if not keys and not grid.seeds:
         raise UserError("a sweep needs something to vary: --over KEY=a,b,c, or --seeds 0,1,2.")
@@ -92,18 +97,36 @@ def read_grid(grid: Grid) -> list[Run]:
     return runs
 
 
-def resolved_recipe(grid: Grid) -> PretrainConfig:
+def resolved_recipe(grid: Grid) -> PretrainConfig | DistillConfig:
     """The recipe's configuration, before any value is changed; its own `recipe` is the name given.
 
     Raises:
-        UserError: no such recipe.
+        UserError: no such recipe, or what its command needs is not given.
     """
-    begun = PretrainConfig(data=grid.data, out=grid.out)
-    values = recipes.read_recipe(grid.recipe, "pretrain")
-    resolved = recipes.from_values(begun, values, f"recipe {grid.recipe}")
-    own = {"data": grid.data, "out": grid.out, "recipe": grid.recipe, "device": grid.device, "force": False}
-    probe = resolved.probe if grid.probe is None else dataclasses.replace(resolved.probe, data=grid.probe)
-    return dataclasses.replace(resolved, probe=probe, **own)  # type: ignore[arg-type]
+    resolved = _plain(grid)
+    own: dict[str, Any] = {"data": grid.data, "out": grid.out, "recipe": grid.recipe, "device": grid.device}
+    if isinstance(resolved, DistillConfig):
+        if grid.probe is not None:
+            raise UserError("--probe is for pretraining: a distillation is probed at its end on the labels of --data.")
+        if not resolved.teacher and not any(key == "teacher" for key, _ in read_axes(grid.recipe, grid.over)):
+            raise UserError(f"recipe {grid.recipe} distills: say from which backbone, --teacher BACKBONE.")
+    else:
+        if grid.teacher is not None:
+            raise UserError(f"--teacher is for recipes of umbel distill, and {grid.recipe} is one of umbel pretrain.")
+        probe = resolved.probe if grid.probe is None else dataclasses.replace(resolved.probe, data=grid.probe)
+        own["probe"] = probe
+    return dataclasses.replace(resolved, force=False, **own)
+
+
+def _plain(grid: Grid) -> PretrainConfig | DistillConfig:
+    """What the command itself would make of the recipe."""
+    command, values, _ = read_sweep_recipe(grid.recipe)
+    where = f"recipe {grid.recipe}"
+    if command == "pretrain":
+        return recipes.from_values(PretrainConfig(data=grid.data, out=grid.out), values, where)
+    begun = DistillConfig(teacher="", data=grid.data, out=grid.out)
+    resolved = recipes.from_values(begun, values, where)
+    return resolved if grid.teacher is None else dataclasses.replace(resolved, teacher=grid.teacher)
 
 
 def tasks(runs: Sequence[Run], grid: Grid) -> list[Task]:
@@ -112,13 +135,14 @@ def tasks(runs: Sequence[Run], grid: Grid) -> list[Task]:
     Raises:
         UserError: a value that no flag can hold.
     """
-    begun = PretrainConfig(data=grid.data, out=grid.out)
-    plain = recipes.from_values(begun, recipes.read_recipe(grid.recipe, "pretrain"), f"recipe {grid.recipe}")
-    plain = dataclasses.replace(plain, recipe="auto")
+    begun = _plain(grid)
+    # As without --recipe, so that it is among the words.
+    no_recipe: Any = {"recipe": "auto" if grid.command == "pretrain" else None}
+    plain = dataclasses.replace(begun, **no_recipe)
     return [
         Task(
             name=run.name,
-            words=("pretrain", *as_words(run.config, plain)),
+            words=(grid.command, *as_words(run.config, plain)),
             result=run.config.out / "checkpoints",
             log=grid.out / "logs" / f"{run.name}.txt",
             folder=run.config.out,
@@ -141,22 +165,6 @@ def seed_name(seed: int) -> str:
 def safe(text: str) -> str:
     """A value as a part of a folder's name."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-") or "none"
-
-
-def _axis(text: str) -> tuple[str, list[tuple[str, Any]]]:
-    """A key and its values, each as text and as YAML reads it."""
-    key, equals, listed = text.partition("=")
-    key = key.strip().replace("-", "_")
-    # A comma inside of brackets belongs to a value that is a list.
-    texts = [part.strip() for part in re.split(r",(?![^\[]*\])", listed)]
-    if not equals or not key or not all(texts):
-        raise UserError(f"--over {text}: say KEY=a,b,c, such as optim.learning_rate=1e-4,3e-4.")
-    if key in OWN:
-        raise UserError(f"--over {key}: that is for the sweep to say, not for its runs to differ in.")
-    try:
-        return key, [(part, yaml.safe_load(part)) for part in texts]
-    except yaml.YAMLError as error:
-        raise UserError(f"--over {text}: the values are none that a recipe could have.") from error
 
 
 def _nested(given: dict[str, Any]) -> dict[str, Any]:

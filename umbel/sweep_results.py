@@ -88,9 +88,9 @@ def write_results(folder: Path, recipe: str, rows: Sequence[Row], *, seeds: bool
 
 def markdown(recipe: str, rows: Sequence[Row], *, seeds: bool) -> str:
     """The tables in Markdown."""
-    text = [f"# Sweep of the recipe {recipe}", "", _markdown_table(HEADINGS, [row.cells() for row in rows])]
+    text = [f"# Sweep of the recipe {recipe}", "", markdown_table(HEADINGS, [row.cells() for row in rows])]
     if seeds:
-        text += ["", "Mean over seeds, ± the sample standard deviation:", "", _markdown_table(*seed_table(rows))]
+        text += ["", "Mean over seeds, ± the sample standard deviation:", "", markdown_table(*seed_table(rows))]
     return "\n".join(text) + "\n"
 
 
@@ -114,7 +114,8 @@ def _spread(value: float | None, form: str, factor: float = 1.0) -> str:
     return "" if value is None else f" ± {factor * value:{form}}"
 
 
-def _markdown_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+def markdown_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """Headings and rows as a table in Markdown."""
     rows = [headings, ["---"] * len(headings), *([cell.replace("|", "\\|") for cell in row] for row in cells)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -162,6 +162,12 @@ class Views:
         locals_ = self.make(canvas, views[GLOBAL_VIEWS:], config.local_size)
         return self.normalize(globals_), self.normalize(locals_)
 
+    @torch.no_grad()
+    def first(self, canvas: Tensor, size: Tensor, epoch: np.ndarray, position: np.ndarray) -> Tensor:
+        """The first global view alone, normalized, (B, 3, S, S); arguments as of a call."""
+        drawn = self.draw(size.numpy(), epoch, position, 0)
+        return self.normalize(self.make(canvas, [drawn], self.config.global_size))
+
     def normalize(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) in [0, 1] -> zero mean and unit deviation by the data's statistics; overwrites them."""
         return images.sub_(self.mean).div_(self.std).to(self.dtype)

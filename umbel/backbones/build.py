@@ -18,14 +18,12 @@ from umbel.run import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """A timm vision transformer or ConvNeXt; fields left null are the model's own.
+class ShapeConfig:
+    """What of an architecture's own may be changed; fields left null are the model's own.
 
-    All fields but the name are a ViT's: a ConvNeXt refuses the first four and leaves the others aside.
+    All fields are a ViT's: a ConvNeXt refuses the first four and leaves the others aside.
     """
 
-    name: str = "vit_base_patch16_224"
-    """timm's name of the architecture."""
     width: int | None = None
     """C, width of the tokens."""
     depth: int | None = None
@@ -48,6 +46,14 @@ class BackboneConfig:
             raise ValueError(f"backbone.width {self.width} must be a multiple of backbone.heads {self.heads}")
         if self.registers < 0 or self.layer_scale < 0:
             raise ValueError("backbone.registers and backbone.layer_scale must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig(ShapeConfig):
+    """A timm vision transformer or ConvNeXt, and what of its shape is changed."""
+
+    name: str = "vit_base_patch16_224"
+    """timm's name of the architecture."""
 
 
 def family_to_build(name: str) -> Family:
@@ -95,8 +101,8 @@ def model_arguments(config: BackboneConfig, image_size: int) -> dict[str, Any]:
     }
 
 
-def build(config: BackboneConfig, image_size: int) -> Any:
-    """A ViT or ConvNeXt with fresh weights from torch's global generator.
+def build(config: BackboneConfig, image_size: int, *, setting: str = "views.global_size") -> Any:
+    """A ViT or ConvNeXt with fresh weights from torch's global generator; `setting` is what the size is called.
 
     A ViT starts as specified: linear weights truncated normal 0.02, biases 0, positions 0.02, class and register
     tokens 1e-6. The class token's own position embedding, which timm's `no_embed_class` leaves out, is folded into
@@ -114,14 +120,19 @@ def build(config: BackboneConfig, image_size: int) -> Any:
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"backbone '{config.name}' cannot be built with these settings: {reason}.") from error
-    check_size(model, "global", image_size)
+    check_side(model, setting, image_size)
     if family_of(model) != "convnext":
         first_weights(model)
     return model
 
 
 def check_size(model: Any, view: str, side: int) -> None:
-    """Refuse views whose side the patch of a ViT or the stride of a ConvNeXt does not divide.
+    """Refuse views (global or local) of a side that the network cannot divide; raises as `check_side`."""
+    check_side(model, f"views.{view}_size", side)
+
+
+def check_side(model: Any, setting: str, side: int) -> None:
+    """Refuse images whose side the patch of a ViT or the stride of a ConvNeXt does not divide.
 
     Raises:
         UserError: it does not.
@@ -130,9 +141,7 @@ def check_size(model: Any, view: str, side: int) -> None:
     if side % stride:
         what = "total stride" if family_of(model) == "convnext" else "patch"
         near = " or ".join(str(n * stride) for n in (side // stride, side // stride + 1) if n)
-        raise UserError(
-            f"views.{view}_size {side} is not a multiple of the backbone's {what} of {stride} px: choose {near}."
-        )
+        raise UserError(f"{setting} {side} is not a multiple of the backbone's {what} of {stride} px: choose {near}.")
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from umbel.data.balance import ClassBalance
 from umbel.data.batch import Batch, canvas_shape, fill_slots, to_canvas
 from umbel.data.canvas_pool import CanvasPool
 from umbel.data.decode import decode
@@ -43,6 +44,7 @@ class TrainingDataset(Dataset[Batch]):
     Args:
         weights: ship each sample's weight: `weight` in its JSON, 1 without.
         text: ship each sample's text.
+        balance: how often each sample comes in an epoch, in place of once; for a set that nothing is mixed into.
 
     Raises:
         UserError: the cache of remote shards cannot hold two windows.
@@ -58,13 +60,14 @@ class TrainingDataset(Dataset[Batch]):
         unreadable_shards: Unreadable = "stop",
         weights: bool = False,
         text: bool = False,
+        balance: ClassBalance | None = None,
     ) -> None:
         self.mix = shards.mix or Mix(shards=(len(shards.shards),), weights=(1,), epoch=len(shards))
         self.reader = ShardReader(shards, window=window * len(self.mix.shards))
         self.pool: CanvasPool | None = None
         """Memory that workers put canvases into."""
         self.seed, self.canvas, self.window = seed, canvas, window
-        self.unreadable_shards, self.weights, self.text = unreadable_shards, weights, text
+        self.unreadable_shards, self.weights, self.text, self.balance = unreadable_shards, weights, text, balance
         counts = np.array([shard.count for shard in shards.shards])
         self.counts = np.split(counts, np.cumsum(self.mix.shards)[:-1])
         self.sizes = [int(of_set.sum()) for of_set in self.counts]
@@ -139,10 +142,12 @@ class TrainingDataset(Dataset[Batch]):
             windows = epoch_windows(counts, **arguments, set_number=number)
             first_shard = sum(self.mix.shards[:number])
             first_sample = sum(self.sizes[:number])
+            ends = np.cumsum([counts[shards].sum() for shards in windows])
+            order = epoch_order(counts, **arguments, set_number=number) + first_sample
+            if self.balance is not None:
+                order, ends = self.balance.order(order, ends, epoch)
             self._epochs[number, epoch] = _Epoch(
-                order=epoch_order(counts, **arguments, set_number=number) + first_sample,
-                windows=[shards + first_shard for shards in windows],
-                ends=np.cumsum([counts[shards].sum() for shards in windows]),
+                order=order, windows=[shards + first_shard for shards in windows], ends=ends
             )
         return self._epochs[number, epoch]
 

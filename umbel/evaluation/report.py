@@ -6,6 +6,7 @@ part whose file is missing says so in a sentence.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated
 import tyro
 
 from umbel.backbones import load
+from umbel.config import read_recipe
 from umbel.evaluation.report_compare import comparison
 from umbel.evaluation.report_page import GENERATOR, page
 from umbel.evaluation.report_parts import heading, lead, parts
@@ -48,6 +50,9 @@ def run(config: ReportConfig) -> None:
     only = Path(config.paths[0])
     if len(config.paths) > 1 or _is_result(config.paths[0]):
         out = write_comparison(config.paths, data=config.data, out=config.out)
+    elif (other := _other_command(only)) is not None:
+        say(f"{only} is a run of `umbel {other}`, of which there is no report yet: its figures stand in result.json.")
+        return
     else:
         out = write_report(only, data=config.data, out=config.out)
     say(f"{out}: {out.stat().st_size / 2**20:.1f} MB, opens in any browser.")
@@ -59,6 +64,15 @@ def _is_result(given: str) -> bool:
     if path.is_dir():
         return not (path / "config.yaml").is_file() and (path / "probe.json").is_file()
     return path.is_file() or ("=" in given and not path.exists())
+
+
+def _other_command(run: Path) -> str | None:
+    """The command that trained a run, where it is none that a report shows; None otherwise."""
+    for command in ("finetune", "distill"):
+        with contextlib.suppress(UserError, OSError):
+            if (run / "config.yaml").is_file() and read_recipe(str(run / "config.yaml"), command):
+                return command
+    return None
 
 
 def write_report(run: Path, *, data: str | None = None, out: Path | None = None) -> Path:

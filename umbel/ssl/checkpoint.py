@@ -6,7 +6,9 @@ checkpoints/step-00000500/backbone/                config.json, model.safetensor
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,23 @@ def save_checkpoint(
         "teacher": teacher.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
+    with new_checkpoint(path) as beside:
+        torch.save(state, beside / "training.pt")
+        write_timm_folder(beside / "backbone", teacher.backbone.state_dict(), card)
+    return path
+
+
+@contextlib.contextmanager
+def new_checkpoint(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes the checkpoint `path`, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written (a full disk); earlier checkpoints are untouched.
+    """
+    folder = path.parent
     try:
         with atomic_folder(path) as beside:
-            torch.save(state, beside / "training.pt")
-            write_timm_folder(beside / "backbone", teacher.backbone.state_dict(), card)
+            yield beside
     except (OSError, RuntimeError) as error:
         # torch and safetensors report a full disk each in their own exception.
         before = latest_checkpoint(folder)
@@ -48,7 +63,6 @@ def save_checkpoint(
         raise UserError(
             f"checkpoint {path} could not be written ({' '.join(str(error).split())[:160]}); {kept}."
         ) from error
-    return path
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -69,11 +83,27 @@ def load_checkpoint(
     Raises:
         UserError: unreadable, of a newer format, or of another network.
     """
+    state = read_state(path, device, needed=("student", "teacher", "optimizer"))
+    try:
+        student.load_state_dict(state["student"])
+        teacher.load_state_dict(state["teacher"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"checkpoint {path} is of another network: {' '.join(str(error).split())[:200]}.") from error
+    return int(state["step"])
+
+
+def read_state(path: Path, device: torch.device, *, needed: Sequence[str]) -> dict[str, Any]:
+    """What a checkpoint's training.pt holds, on the device: format, step, and the parts that are needed.
+
+    Raises:
+        UserError: unreadable, another program's, or of a newer format.
+    """
     try:
         # Accelerate numbers the CPUs of several ranks, and torch restores nothing to cpu:0.
         place = torch.device("cpu") if device.type == "cpu" else device
         state: Any = torch.load(path / "training.pt", map_location=place, weights_only=True)
-        if not isinstance(state, dict) or not {"format", "step", "student", "teacher", "optimizer"} <= set(state):
+        if not isinstance(state, dict) or not {"format", "step", *needed} <= set(state):
             raise ValueError("it is not a checkpoint of Umbel")
     except Exception as error:
         # A damaged file fails in torch, in its zip reader or in its unpickler, each with an exception of its own.
@@ -85,13 +115,7 @@ def load_checkpoint(
         raise UserError(
             f"checkpoint {path} has format {state.get('format')}; this Umbel reads {FORMAT}: upgrade Umbel."
         )
-    try:
-        student.load_state_dict(state["student"])
-        teacher.load_state_dict(state["teacher"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"checkpoint {path} is of another network: {' '.join(str(error).split())[:200]}.") from error
-    return int(state["step"])
+    return state
 
 
 def remove_old(folder: Path, *, keep_last: int, keep_every: int) -> None:

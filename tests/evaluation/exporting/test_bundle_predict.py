@@ -297,7 +297,8 @@ def test_damaged_bundles_are_one_sentence(
 
     prepared = json.loads((bundle / "bundle.json").read_text())["preprocessing"]
     assert "is no bundle" in told("bundle.json", None)
-    assert "format 2" in record(format=2)
+    assert "format 3" in record(format=3)
+    assert "its head is of another kind than its format" in record(format=2)
     assert "is damaged" in told("bundle.json", b"{")
     assert "do not fit together" in record(classes=["one", "two"])
     for classes in ("abcd", [1, 2, 3, 4], ["one"]):

@@ -9,6 +9,7 @@ from typing import Any
 
 from umbel import __version__
 from umbel.evaluation.exporting.artifact import TEST, sha256_of, sums_hold
+from umbel.evaluation.exporting.classifier_head import head_files
 from umbel.evaluation.extract import fingerprint
 
 ASKED = "asked"
@@ -37,8 +38,12 @@ def asked_of(
     if photographed and data is not None:
         photographs = {"data": fingerprint(data), "per_class": per_class}
     bits = {"int8": int8}
+    heads = {file.name: sha256_of(file) for file in head_files(source)}
     return {
-        name: told | (bits if name in ("onnx", "bundle") else {}) | (photographs if name in photographed else {})
+        name: told
+        | (bits if name in ("onnx", "bundle") else {})
+        | (photographs if name in photographed else {})
+        | (heads if name == "bundle" else {})
         for name in formats
     }
 

@@ -39,7 +39,7 @@ def write_bundle(folder: Path, backbone: Backbone, work: OnnxWork, shards: Shard
     """
     if work.labeled is None or work.rows is None:
         raise ValueError("a bundle needs labeled photographs")
-    _same_preparation(backbone, work.settings)
+    same_preparation(backbone, work.settings)
     labeled = work.labeled
     known, columns = labeled.numbered(labeled.support)
     mean, weight, bias = class_means(labeled.support.features, columns, len(known))
@@ -50,11 +50,9 @@ def write_bundle(folder: Path, backbone: Backbone, work: OnnxWork, shards: Shard
     measured = labeled.validation if labeled.test is None else labeled.test
     figures = _figures(measured, labeled.numbered(measured)[1], head, temperature, threshold)
     figures |= _strangers(labeled.support, measured)
-    shutil.copyfile(work.chosen, folder / work.chosen.name)
     np.savez(folder / HEAD, mean=mean, weight=weight, bias=bias)
-    shutil.copyfile(Path(bundle_predict.__file__), folder / SCRIPT)
     told = {
-        "format": 1,
+        "format": bundle_predict.MEANS,
         "model": work.chosen.name,
         "head": HEAD,
         "classes": [shards.classes[label] for label in known],
@@ -66,12 +64,19 @@ def write_bundle(folder: Path, backbone: Backbone, work: OnnxWork, shards: Shard
         "measured_on": "split test" if labeled.test is not None else f"the validation photographs ({work.rows.words})",
         "figures": {name: asdict(figure) for name, figure in figures.items()},
     }
-    (folder / RECORD).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    bundle_predict.Predictor(folder)  # reads what was written
+    finish_bundle(folder, work, told)
     say(f"bundle: {len(known)} classes; temperature {temperature:.3g}, unknown below a similarity of {threshold:.3f}.")
     for name, figure in figures.items():
         say(f"  {name}: {in_words(figure)}")
     return told
+
+
+def finish_bundle(folder: Path, work: OnnxWork, told: dict[str, Any]) -> None:
+    """Put model, bundle.json and predict.py beside the head, and read what was written."""
+    shutil.copyfile(work.chosen, folder / work.chosen.name)
+    shutil.copyfile(Path(bundle_predict.__file__), folder / SCRIPT)
+    (folder / RECORD).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    bundle_predict.Predictor(folder)
 
 
 def bundle_section(told: dict[str, Any], place: str) -> Section:
@@ -129,7 +134,7 @@ def _strangers(support: Embeddings, measured: Embeddings) -> dict[str, Estimate]
     return {"species that are no class, answered all the same": found.false_accepts}
 
 
-def _same_preparation(backbone: Backbone, settings: dict[str, Any]) -> None:
+def same_preparation(backbone: Backbone, settings: dict[str, Any]) -> None:
     """
     Raises:
         UserError: numpy and Pillow prepare a photograph otherwise than the backbone's transform.

@@ -29,6 +29,8 @@ MAX_PIXELS, MAX_SCANNED_PIXELS, MAX_BYTES = 178_956_970, 2_000_000_000, 1 << 30
 PROFILE_TOLERANCE = 4  # of 255 levels: a color profile that moves no color further is sRGB under another name
 TOP = 5
 CROP_MODES, INTERPOLATIONS = ("center", "squash"), ("bicubic", "bilinear")
+MEANS, LINEAR = FORMATS = (1, 2)
+"""Of a bundle: its head is of class means, or a linear one that was trained."""
 Floats = NDArray[np.float32]
 
 
@@ -54,8 +56,9 @@ class Predictor:
         try:
             check_sum(folder, "bundle.json")
             told: dict[str, Any] = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-            if told["format"] != 1:
-                raise BundleError(f"{folder} is a bundle of format {told['format']}; this reads format 1: upgrade it.")
+            if told["format"] not in FORMATS:
+                raise BundleError(f"{folder} is a bundle of format {told['format']}; this reads 1 and 2: upgrade it.")
+            self.linear = told["format"] == LINEAR
             for name in ("head", "model"):
                 check_sum(folder, told[name])
             self.classes = checked_classes(told["classes"])
@@ -64,9 +67,11 @@ class Predictor:
             if not (0 < self.temperature < math.inf and math.isfinite(self.threshold)):
                 raise ValueError(f"temperature {self.temperature}, threshold {self.threshold}")
             with np.load(folder / told["head"], allow_pickle=False) as head:
-                self.mean, self.weight, self.bias = (
-                    head[name].astype(np.float32) for name in ("mean", "weight", "bias")
-                )
+                if self.linear == ("mean" in head.files):
+                    raise ValueError("its head is of another kind than its format")
+                self.weight, self.bias = (head[name].astype(np.float32) for name in ("weight", "bias"))
+                # A linear head reads features as they are.
+                self.mean = np.zeros(self.weight.shape[-1], np.float32) if self.linear else head["mean"].astype("<f4")
             self.session = open_model(folder / told["model"])
             check_fit(self)
         except BundleError:
@@ -95,20 +100,25 @@ class Predictor:
         return {"photograph": str(photograph), **self.answer(found)}
 
     def answer(self, feature: Floats) -> dict[str, Any]:  # (1, C)
-        """The answer for one feature: class or "unknown", similarity, and the likeliest classes with confidence."""
+        """The answer for one feature: class or "unknown", and the likeliest classes with confidence.
+
+        What the threshold is held against is the similarity to the nearest class; of a linear head the confidence.
+        """
         logits, similarity = self.scores(feature)
         confidence = softmax(logits / self.temperature)[0]
         order = np.argsort(-confidence, kind="stable")[:TOP]
         known = bool(similarity[0] >= self.threshold)
         return {
             "answer": self.classes[order[0]] if known else "unknown",
-            "similarity": round(float(similarity[0]), 4),
+            "confidence" if self.linear else "similarity": round(float(similarity[0]), 4),
             "threshold": round(self.threshold, 4),
             "top": [{"class": self.classes[n], "confidence": round(float(confidence[n]), 4)} for n in order],
         }
 
     def scores(self, feature: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `scores_of`."""
+        """See `scores_of`; of a linear head the logits, and the confidence of the likeliest class."""
+        if self.linear:
+            return linear_scores(feature, weight=self.weight, bias=self.bias, temperature=self.temperature)
         return scores_of(feature, mean=self.mean, weight=self.weight, bias=self.bias)
 
 
@@ -195,6 +205,14 @@ def scores_of(
     """
     centered = unit(unit(feature.astype(np.float64)) - mean)
     return centered @ weight.T.astype(np.float64) + bias, (centered @ unit(weight.astype(np.float64)).T).max(1)
+
+
+def linear_scores(
+    feature: Floats, *, weight: Floats, bias: Floats, temperature: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(B, C) features -> (B, K) logits before the temperature, and (B,) the confidence of the likeliest class."""
+    logits = feature.astype(np.float64) @ weight.T.astype(np.float64) + bias
+    return logits, softmax(logits / temperature).max(1)
 
 
 def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -351,7 +369,8 @@ def in_words(told: dict[str, Any]) -> str:
     """An answer as one line."""
     top = ", ".join(f"{row['class']} {100 * row['confidence']:.0f} %" for row in told["top"])
     if told["answer"] == "unknown":
-        return f"{told['photograph']}: unknown (similarity {told['similarity']:.2f}; nearest: {top})"
+        name = "confidence" if "confidence" in told else "similarity"
+        return f"{told['photograph']}: unknown ({name} {told[name]:.2f}; nearest: {top})"
     return f"{told['photograph']}: {top}"
 
 

@@ -15,7 +15,8 @@ from umbel.run import UserError, read_json
 NOT_STATED = "not stated"
 MOST = 10
 # Places of the machine that trained, which mean nothing elsewhere: their last part is told.
-PLACES = ("data", "out", "init")
+PLACES = ("data", "out", "init", "backbone", "soft")
+TRAINING = ("pretrain", "finetune", "distill")
 
 
 def data_lines(places: Sequence[str]) -> list[str]:
@@ -57,8 +58,9 @@ def figure_lines(run: Path) -> list[str]:
 
 
 def _recipe(run: Path) -> dict[str, Any]:
-    with contextlib.suppress(UserError):
-        return read_recipe(str(run / "config.yaml"), "pretrain") if (run / "config.yaml").is_file() else {}
+    for command in TRAINING:
+        with contextlib.suppress(UserError):
+            return read_recipe(str(run / "config.yaml"), command) if (run / "config.yaml").is_file() else {}
     return {}
 
 
@@ -68,7 +70,7 @@ def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             kept[name] = _without_places(value)
-        elif name in PLACES and isinstance(value, str):
+        elif isinstance(value, str) and (name in PLACES or (name == "recipe" and Path(value).suffix)):
             kept[name] = Path(value).name
         elif name in PLACES and isinstance(value, list):
             kept[name] = [Path(str(one)).name for one in value]

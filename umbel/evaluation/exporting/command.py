@@ -21,6 +21,7 @@ from umbel.data.index import find_shards
 from umbel.evaluation.exporting import format_folders
 from umbel.evaluation.exporting.artifact import refuse_occupied
 from umbel.evaluation.exporting.asked import asked_of, is_finished
+from umbel.evaluation.exporting.classifier_head import ClassifierHead, head_of
 from umbel.evaluation.exporting.format_folders import Target
 from umbel.evaluation.exporting.onnx_work import make_onnx
 from umbel.evaluation.extract import open_data
@@ -39,8 +40,8 @@ class ExportConfig(export.ExportConfig):
     each format, by default export in the run folder."""
     to: tuple[str, ...] = ()
     """Formats, with commas or spaces between them: timm, dinov2 (a state dict by DINOv2's names), onnx, bundle (names
-    plants by itself; needs labeled --data). Each folder has a model card, a self-test and sums. Without it:
-    config.json and model.safetensors alone."""
+    plants by itself; needs labeled --data, unless the run was fine-tuned). Each folder has a model card, a self-test
+    and sums. Without it: config.json and model.safetensors alone."""
     data: str | None = None
     """Shards, or class folders of photographs: of the bundle's classes, and to calibrate and judge 8-bit models by."""
     int8: bool = False
@@ -85,13 +86,16 @@ def run(config: ExportConfig) -> None:
     out = config.out or config.backbone / "export"
     if out.is_file():
         raise UserError(f"{out} is a file: choose a folder for --out.")
-    if "bundle" in formats and config.data is None:
+    head = head_of(source)
+    if "bundle" in formats and config.data is None and head is None:
         raise UserError("a bundle's classes are made of labeled photographs: give them as --data.")
     if config.int8 and not {"onnx", "bundle"} & set(formats):
         raise UserError("--int8 is for ONNX models: add onnx or bundle to --to.")
     if {"onnx", "bundle"} & set(formats):
         need_onnx("onnx", "onnxscript", "onnxruntime")
     asked = asked_of(source, formats, data=config.data, int8=config.int8, per_class=config.per_class)
+    if head is not None and "bundle" in asked:
+        say("bundle: of the fine-tuned head, with its temperature and threshold.")
     left = _left(config, source, out, asked)
     if not left:
         return
@@ -109,7 +113,7 @@ def run(config: ExportConfig) -> None:
         format_folders.write_dinov2(targets["dinov2"], state)
     if {"onnx", "bundle"} & set(targets):
         with tempfile.TemporaryDirectory(prefix="umbel-export-") as scratch:
-            _onnx_and_bundle(config, targets, backbone, Path(scratch))
+            _onnx_and_bundle(config, targets, backbone, head, Path(scratch))
 
 
 def _left(config: ExportConfig, source: Path, out: Path, asked: Mapping[str, dict[str, Any]]) -> list[str]:
@@ -137,7 +141,13 @@ def _refuse_alone(config: ExportConfig) -> None:
             raise UserError(f"{flag} is for ONNX models and bundles: say --to onnx or --to bundle.")
 
 
-def _onnx_and_bundle(config: ExportConfig, targets: Mapping[str, Target], backbone: Backbone, scratch: Path) -> None:
+def _onnx_and_bundle(
+    config: ExportConfig,
+    targets: Mapping[str, Target],
+    backbone: Backbone,
+    head: ClassifierHead | None,
+    scratch: Path,
+) -> None:
     workers = int(choose_workers(config.workers, 1).value)
     shards, place = None, ""
     if config.data is not None:
@@ -150,11 +160,11 @@ def _onnx_and_bundle(config: ExportConfig, targets: Mapping[str, Target], backbo
         shards,
         place=place,
         int8=config.int8,
-        need_labels="bundle" in targets,
+        need_labels="bundle" in targets and head is None,
         per_class=config.per_class,
         workers=workers,
     )
     if "onnx" in targets:
         format_folders.write_onnx(targets["onnx"], work)
-    if "bundle" in targets and shards is not None:
-        format_folders.write_bundle(targets["bundle"], work, shards, place=place)
+    if "bundle" in targets:
+        format_folders.write_bundle(targets["bundle"], work, shards, place=place, head=head)

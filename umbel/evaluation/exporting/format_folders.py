@@ -18,6 +18,7 @@ from umbel.data.shard_set import ShardSet
 from umbel.evaluation.exporting.artifact import finish, whole_folder
 from umbel.evaluation.exporting.asked import ASKED
 from umbel.evaluation.exporting.card import Section, model_card
+from umbel.evaluation.exporting.classifier_head import ClassifierHead
 from umbel.evaluation.exporting.onnx_target import FLOAT_FILE, INT8_FILE
 from umbel.evaluation.exporting.onnx_work import OnnxWork
 from umbel.evaluation.exporting.self_test import EXACT, SelfTest, by_torch, self_test
@@ -95,15 +96,28 @@ def write_onnx(target: Target, work: OnnxWork) -> None:
     say(f"onnx: {target.out}; any batch of images.")
 
 
-def write_bundle(target: Target, work: OnnxWork, shards: ShardSet, *, place: str) -> None:
-    """A bundle.
+def write_bundle(
+    target: Target, work: OnnxWork, shards: ShardSet | None, *, place: str, head: ClassifierHead | None = None
+) -> None:
+    """A bundle, of class means or of a fine-tuned head.
 
     Args:
-        place: where the photographs are from, for the card; not the shards that may have been made of them.
+        shards: photographs that class means are made of.
+        place: where they are from, for the card; not the shards that may have been made of them.
+        head: instead of class means.
+
+    Raises:
+        ValueError: neither photographs nor a head.
     """
-    from umbel.evaluation.exporting import bundle
+    from umbel.evaluation.exporting import bundle, head_bundle
 
     def write(folder: Path) -> list[Section]:
+        if head is not None:
+            return [
+                head_bundle.head_section(head_bundle.write_head_bundle(folder, target.backbone, work, head, target.run))
+            ]
+        if shards is None:
+            raise ValueError("a bundle needs photographs or a head")
         return [bundle.bundle_section(bundle.write_bundle(folder, target.backbone, work, shards), place)]
 
     out = target.out

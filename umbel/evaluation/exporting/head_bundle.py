@@ -1,0 +1,94 @@
+"""A bundle of a fine-tuned classifier: its own head instead of class means, its own temperature and threshold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from umbel.backbones import Backbone
+from umbel.evaluation.estimates import Estimate
+from umbel.evaluation.exporting.bundle import HEAD, finish_bundle, in_words, same_preparation
+from umbel.evaluation.exporting.bundle_predict import LINEAR
+from umbel.evaluation.exporting.calibration import RECALL
+from umbel.evaluation.exporting.card import Section
+from umbel.evaluation.exporting.classifier_head import ClassifierHead
+from umbel.evaluation.exporting.onnx_work import OnnxWork
+from umbel.run import say
+
+RESULT = "result.json"
+FIGURES = {
+    "top1": "right",
+    "macro_top1": "mean over classes",
+    "top5": "among the five likeliest",
+    "calibration_error": "calibration error",
+    "answered": "answered, not unknown",
+    "right_where_answered": "right where answered",
+}
+
+
+def write_head_bundle(
+    folder: Path, backbone: Backbone, work: OnnxWork, head: ClassifierHead, run: Path
+) -> dict[str, Any]:
+    """Write model, head, bundle.json and predict.py; returns the content of bundle.json.
+
+    Args:
+        run: the run folder, whose result.json has the figures of the same weights, if it has come to its end.
+
+    Raises:
+        UserError: predict.py would prepare photographs otherwise than the backbone.
+    """
+    same_preparation(backbone, work.settings)
+    np.savez(folder / HEAD, weight=head.weight, bias=head.bias)
+    told = {
+        "format": LINEAR,
+        "model": work.chosen.name,
+        "head": HEAD,
+        "classes": list(head.classes),
+        "preprocessing": work.settings,
+        "temperature": head.temperature,
+        "threshold": head.threshold,
+        **_measured(run, head),
+    }
+    finish_bundle(folder, work, told)
+    say(
+        f"bundle: {len(head.classes)} classes, the fine-tuned head; temperature {head.temperature:.3g}, unknown below "
+        f"a confidence of {head.threshold:.3f}."
+    )
+    for name, figure in told["figures"].items():
+        say(f"  {name}: {in_words(Estimate(**figure))}")
+    return told
+
+
+def head_section(told: dict[str, Any]) -> Section:
+    """The part of the model card that tells of the classes."""
+    lines = [
+        f"{len(told['classes'])} classes by a linear head that was trained with the backbone. The confidence is "
+        f"calibrated by a temperature of {told['temperature']:.3g}. Below a confidence of {told['threshold']:.3f} the "
+        f'answer is "unknown": {100 * RECALL:g} % of the validation photographs lie above.'
+    ]
+    if told["figures"]:
+        lines += ["", f"Measured on {told['measured']:,} photographs, {told['measured_on']} (95 % intervals):", ""]
+        lines += [f"- {name}: {in_words(Estimate(**figure))}" for name, figure in told["figures"].items()]
+    return Section(title="Answers", lines=lines)
+
+
+def _measured(run: Path, head: ClassifierHead) -> dict[str, Any]:
+    """The figures of the run's result, on test photographs where there are any; none if they are of other weights."""
+    nothing: dict[str, Any] = {"measured": 0, "measured_on": "", "figures": {}}
+    try:
+        result = json.loads((run / RESULT).read_text(encoding="utf-8"))
+        if result["step"] != head.measured["step"]:
+            return nothing
+        part = result.get("test") or result["val"]
+        return {
+            "measured": part["photographs"],
+            "measured_on": "split test"
+            if result.get("test")
+            else f"the validation photographs ({result['validated_on']})",
+            "figures": {words: part[name] for name, words in FIGURES.items() if name in part},
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return nothing

@@ -1,0 +1,139 @@
+"""`umbel distill TEACHER --student NAME --data DATA --out RUN`: a small backbone that sees what a larger one sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+
+import torch
+
+from umbel.backbones import load
+from umbel.data.index import find_shards
+from umbel.data.order import Slices
+from umbel.evaluation.reading import weights_sha256
+from umbel.machine import choose_device, choose_precision
+from umbel.rank_watch import RankWatch
+from umbel.ranks import meet, new_start, rank_0_first
+from umbel.run import UserError, rank, refuse_overlap, refuse_within, say
+from umbel.run_folder import RunFolder
+from umbel.ssl.distillation.checks import check_head, check_shapes, note_teacher, other_teacher
+from umbel.ssl.distillation.config import DISTILL_NOT_COMPARED, DistillConfig
+from umbel.ssl.distillation.first_student import first_student
+from umbel.ssl.distillation.outcome import write_outcome
+from umbel.ssl.distillation.photographs import balance_of, classes_of, open_photographs, targets_of
+from umbel.ssl.distillation.student import Student
+from umbel.ssl.distillation.teacher import frozen, head_beside
+from umbel.ssl.fit_loop import fit
+from umbel.ssl.same_batch import other_batch
+
+
+def run(config: DistillConfig) -> None:
+    """Make shards where DATA is a folder of photographs, then train, or continue, and measure the student.
+
+    Raises:
+        UmbelError: see `umbel.ssl.fit_loop.fit`; and every fault of DATA or the configuration.
+    """
+    if config.force:
+        refuse_overlap(config.data, config.out)
+    if Path(config.data).is_dir() and not find_shards(config.data):
+        refuse_within(config.out, config.data)
+    config.check_data()
+    config = resolve(config)
+    teacher, head = load(config.teacher), head_beside(config.teacher)
+    if not config.views.size:
+        say(f"views of {teacher.card.image_size} px: the teacher's own.")
+        config = dataclasses.replace(config, views=dataclasses.replace(config.views, size=teacher.card.image_size))
+    check_head(config, head)
+    torch.manual_seed(config.seed)
+    backbone, card = first_student(config)
+    shapes = check_shapes(config, backbone, teacher)
+    asked_teacher = {"source": teacher.source, "sha256": weights_sha256(teacher)}
+    state = meet(cpu=config.device == "cpu")
+    slices = Slices(
+        micro_batch=config.train.batch,
+        rank=state.process_index,
+        world_size=state.num_processes,
+        accumulation=config.train.accumulation,
+    )
+    opening = functools.partial(
+        RunFolder.open,
+        config.out,
+        config,
+        "distill",
+        ignore=DISTILL_NOT_COMPARED,
+        force=config.force,
+        also=lambda run: other_batch(run, slices) or other_teacher(run, asked_teacher),
+    )
+    folder = rank_0_first(state, opening)
+    with RankWatch(
+        folder.path,
+        start=new_start(state.device),
+        rank=state.process_index,
+        world_size=state.num_processes,
+        timeout=config.train.timeout,
+    ) as watch:
+        try:
+            # Rank 0 makes the shards, the others wait for it (no pause of theirs) and find them.
+            with state.main_process_first(), watch.paused("making and opening the shards", times=math.inf):
+                everything, shards = open_photographs(config, folder)
+                classes = classes_of(config, head, shards)
+                balance = balance_of(config, shards)
+                targets = targets_of(config, shards, classes) if "labels" in config.loss.active else None
+        except UserError:
+            folder.give_up()
+            raise
+        learner = Student(
+            backbone,
+            config.loss,
+            size=card.image_size,
+            mean=card.mean,
+            std=card.std,
+            shape=shapes[0],
+            teacher=frozen(teacher, head),
+            teacher_shape=shapes[1],
+            classes=classes,
+            photographs=shards.epoch,
+        )
+        note_teacher(folder, asked_teacher)
+        # Both see the same view, cut at the larger of their sizes.
+        side = max(config.views.size, teacher.card.image_size)
+        if side != config.views.size:
+            say(f"views are cut at {side} px, as the teacher sees them; the student sees them at {config.views.size}.")
+        loop = dataclasses.replace(config, views=dataclasses.replace(config.views, size=side))
+        say(f"minimized: {' + '.join(f'{weight:g} {name}' for name, weight in config.loss.active.items())}.")
+        last = fit(
+            loop,
+            folder,
+            shards,
+            learner,
+            card,
+            slices,
+            watch,
+            title="distilling",
+            targets=targets,
+            balance=balance,
+        )
+        with watch.paused("measuring the student", times=math.inf):
+            if rank() == 0:
+                write_outcome(config, last, teacher, head, everything)
+        state.wait_for_everyone()
+    say(f"done: {last / 'backbone'} (timm folder); `umbel export {config.out}` copies and tests it.")
+
+
+def resolve(config: DistillConfig) -> DistillConfig:
+    """Replace every `auto` by what it stands for here, or stood for when the run was begun."""
+    device = choose_device(config.device)
+    say(f"device {device.value}: {device.reason}.")
+    begun = None if config.force else RunFolder(config.out).previous("distill")
+    asked = config.train.precision
+    if asked == "auto" and begun is not None:
+        asked = begun["train"]["precision"]
+        say(f"precision {asked}: as {config.out} was begun.")
+    else:
+        precision = choose_precision(asked, device.value)
+        asked = precision.value  # type: ignore[assignment]
+        say(f"precision {precision.value}: {precision.reason}.")
+    train = dataclasses.replace(config.train, precision=asked)
+    return dataclasses.replace(config, device=device.value, train=train)  # type: ignore[arg-type]
