@@ -51,7 +51,7 @@ def write_head_bundle(
         "temperature": head.temperature,
         "threshold": head.threshold,
         "calibrated": bool(head.measured),
-        **_measured(run, head),
+        **measured_figures(run, head),
     }
     finish_bundle(folder, work, told)
     calibration = (
@@ -80,7 +80,7 @@ def head_section(told: dict[str, Any]) -> Section:
     return Section(title="Answers", lines=lines)
 
 
-def _measured(run: Path, head: ClassifierHead) -> dict[str, Any]:
+def measured_figures(run: Path, head: ClassifierHead) -> dict[str, Any]:
     """The figures of the run's result, on test photographs where there are any; none if they are of other weights."""
     nothing: dict[str, Any] = {"measured": 0, "measured_on": "", "figures": {}}
     try:
