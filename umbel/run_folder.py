@@ -89,9 +89,14 @@ class RunFolder:
         return f"is a run with another configuration ({found})" if found else None
 
     def previous(self, command: str) -> dict[str, Any] | None:
-        """The values of the configuration that the folder was begun with, or None."""
+        """The values of the configuration that the folder was begun with; None where it holds no run of this command.
+
+        Why another command's run cannot be continued is for `open` to say.
+        """
         file = self.path / "config.yaml"
-        return config.read_recipe(str(file), command) if file.is_file() else None
+        with contextlib.suppress(UserError):
+            return config.read_recipe(str(file), command) if file.is_file() else None
+        return None
 
     def give_up(self) -> None:
         """Take the configuration back where nothing was begun with it: a mended command must not be refused for it."""
