@@ -140,6 +140,7 @@ def test_a_killed_run_continues_bit_for_bit(
     assert results[0]["splits"] == results[1]["splits"]
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one(place: Place, tiny: Any, tmp_path: Path) -> None:
     """Weights, statistics and queue after four steps with the same global batch."""
     flags = (*VIT, *EVERYTHING, "--train.epochs", 1)
