@@ -143,9 +143,8 @@ class RunFolder:
         """
         if rank() != 0:
             return
+        self.check_lasting(**facts)
         file, told = self.path / "run.json", self.record()
-        if any(told["lasting"].get(name, value) != value for name, value in facts.items()):
-            raise UserError(f"{self.path} was begun on other data: give that, or choose another --out.")
         told["lasting"] |= facts
         libraries = {name: version(name) for name in LIBRARIES}
         code = source_code()
@@ -158,6 +157,18 @@ class RunFolder:
             | dict(now or {})
         )
         write_atomic(file, json.dumps(told, indent=1) + "\n")
+
+    def check_lasting(self, **facts: Any) -> None:
+        """Refuse facts that differ from those that the run keeps for life, before anything is made of them.
+
+        Raises:
+            UserError: one does.
+        """
+        if rank() != 0:
+            return
+        kept = self.record()["lasting"]
+        if any(kept.get(name, value) != value for name, value in facts.items()):
+            raise UserError(f"{self.path} was begun on other data: give that, or choose another --out.")
 
     def log(self, name: str, row: dict[str, Any]) -> None:
         """Append a line to `<name>.jsonl`; one write, so that lines of several processes stay whole.

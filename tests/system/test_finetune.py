@@ -240,9 +240,15 @@ def test_bad_input_is_one_sentence(given: Path, tmp_path: Path, refused: Callabl
     assert "is no model of timm's" in refused("finetune", "open_clip:x", "--data", flat, "--out", tmp_path / "run")
 
 
-def test_another_configuration_is_refused(given: Path, tuned: Path, refused: Callable[..., str]) -> None:
+def test_another_configuration_is_refused(given: Path, tuned: Path, refused: Callable[..., str], umbel: Umbel) -> None:
+    # How many photographs may be damaged decides when it stops, and nothing that it computes.
+    assert umbel(*words(given, tuned, "--reader.max-bad", 0.5)).code == 0
     assert "another configuration (optim.clip: 3.0 there, 1.0 now)" in refused(*words(given, tuned, "--optim.clip", 1))
     assert "global batch of 16" in refused(*words(given, tuned, "--train.batch", 8))
+    other = given / "other"
+    for kind in CLASSES[:2]:
+        shutil.copytree(given / "photographs" / "test" / kind, other / "train" / kind)
+    assert "was begun on other data" in refused(*words(given, tuned, data=other))
     # Whose run it is is said by the command that finds another's.
     asked = ("distill", given / "backbone", "--student", "convnext_atto", "--data", given / "shards", "--out", tuned)
     said = refused(*map(str, asked), "--views.size", "32", "--device", "cpu")

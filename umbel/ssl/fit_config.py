@@ -21,6 +21,7 @@ FIT_NOT_COMPARED = (
     "force",
     "reader.workers",
     "reader.unreadable_shards",
+    "reader.max_bad",
     "reader.timeout",
     "reader.cache_gib",
     "reader.allow_pipe",
