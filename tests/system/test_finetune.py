@@ -294,7 +294,7 @@ def test_a_bundle_answers_as_torch_does(given: Path, tuned: Path, bundle: Path, 
         known = float(confidence.max()) >= head.threshold
         assert row["answer"] == (CLASSES[int(confidence.argmax())] if known else "unknown")
     card = (bundle / "README.md").read_text()
-    assert "3 classes by a linear head that was trained with the backbone" in card
+    assert "3 classes by a linear head that was trained on its features" in card
     assert "command: finetune" not in card
     assert str(given) not in card  # no path of this machine
 

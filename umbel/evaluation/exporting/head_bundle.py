@@ -73,7 +73,7 @@ def head_section(told: dict[str, Any]) -> Section:
         if told["calibrated"]
         else 'No photographs validated it: the confidence is not calibrated, and the answer is never "unknown".'
     )
-    lines = [f"{len(told['classes'])} classes by a linear head that was trained with the backbone. {calibration}"]
+    lines = [f"{len(told['classes'])} classes by a linear head that was trained on its features. {calibration}"]
     if told["figures"]:
         lines += ["", f"Measured on {told['measured']:,} photographs, {told['measured_on']} (95 % intervals):", ""]
         lines += [f"- {name}: {in_words(Estimate(**figure))}" for name, figure in told["figures"].items()]
