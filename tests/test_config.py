@@ -288,7 +288,7 @@ def test_every_setting_of_pretraining_has_its_word_of_help() -> None:
     import inspect
 
     def fields(kind: type) -> None:
-        source = inspect.getsource(kind)
+        source = "".join(inspect.getsource(base) for base in kind.__mro__ if dataclasses.is_dataclass(base))
         for entry in dataclasses.fields(kind):
             inner = getattr(kind, entry.name, None) or entry.default_factory
             if dataclasses.is_dataclass(inner):

@@ -101,6 +101,17 @@ def result(run: Run, top1: float) -> dict[str, Any]:
     }
 
 
+def test_it_is_said_where_students_were_trained_on_what_measures_them(runs: list[Run], tmp_path: Path) -> None:
+    states = {run.name: {"state": "done", "why": None} for run in runs}
+    for unseen, words in ((True, ", on photographs that they never saw:"), (False, "that they were trained on")):
+        told = result(runs[0], 0.5)
+        told["few_shot"]["unseen"] = unseen
+        (runs[0].config.out / "result.json").write_text(json.dumps(told))
+        (tmp_path / "results.md").write_text("")
+        write_students(tmp_path, students(read_rows(runs, states)))
+        assert words in (tmp_path / "results.md").read_text()
+
+
 def test_a_student_is_told_once_without_and_with_its_teacher(runs: list[Run], tmp_path: Path) -> None:
     states = {run.name: {"state": "failed" if run is runs[-1] else "done", "why": None} for run in runs}
     found = students(read_rows(runs, states))

@@ -89,9 +89,14 @@ class RunFolder:
         return f"is a run with another configuration ({found})" if found else None
 
     def previous(self, command: str) -> dict[str, Any] | None:
-        """The values of the configuration that the folder was begun with, or None."""
+        """The values of the configuration that the folder was begun with; None where it holds no run of this command.
+
+        Why another command's run cannot be continued is for `open` to say.
+        """
         file = self.path / "config.yaml"
-        return config.read_recipe(str(file), command) if file.is_file() else None
+        with contextlib.suppress(UserError):
+            return config.read_recipe(str(file), command) if file.is_file() else None
+        return None
 
     def give_up(self) -> None:
         """Take the configuration back where nothing was begun with it: a mended command must not be refused for it."""
@@ -138,9 +143,8 @@ class RunFolder:
         """
         if rank() != 0:
             return
+        self.check_lasting(**facts)
         file, told = self.path / "run.json", self.record()
-        if any(told["lasting"].get(name, value) != value for name, value in facts.items()):
-            raise UserError(f"{self.path} was begun on other data: give that, or choose another --out.")
         told["lasting"] |= facts
         libraries = {name: version(name) for name in LIBRARIES}
         code = source_code()
@@ -153,6 +157,18 @@ class RunFolder:
             | dict(now or {})
         )
         write_atomic(file, json.dumps(told, indent=1) + "\n")
+
+    def check_lasting(self, **facts: Any) -> None:
+        """Refuse facts that differ from those that the run keeps for life, before anything is made of them.
+
+        Raises:
+            UserError: one does.
+        """
+        if rank() != 0:
+            return
+        kept = self.record()["lasting"]
+        if any(kept.get(name, value) != value for name, value in facts.items()):
+            raise UserError(f"{self.path} was begun on other data: give that, or choose another --out.")
 
     def log(self, name: str, row: dict[str, Any]) -> None:
         """Append a line to `<name>.jsonl`; one write, so that lines of several processes stay whole.

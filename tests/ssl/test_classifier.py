@@ -49,6 +49,16 @@ def test_the_loss_is_a_weighted_cross_entropy() -> None:
     torch.testing.assert_close(gradient, weight[:, None] * (logits.softmax(1) - target).detach() / 6)
 
 
+def test_a_channel_that_does_not_vary_at_first_stays_small() -> None:
+    std = torch.tensor([2.0, 0.5, 0.0, 1e-8, 0.1, 3.4, 1.0, 1.0])
+    made = Classifier(tiny().backbone, ["a", "b"], mean=torch.zeros(8), std=std, frozen=False)
+    torch.testing.assert_close(made.std, std.clamp(min=0.01 * float(std.mean())))
+    assert made.std[2] > 0.009
+    nothing = Classifier(tiny().backbone, ["a", "b"], mean=torch.zeros(8), std=torch.zeros(8), frozen=False)
+    assert nothing.std.isfinite().all()
+    assert (nothing.std > 0).all()
+
+
 def test_targets_are_smoothed_soft_and_weighted() -> None:
     soft = {2: (np.array([0, 2]), np.array([0.25, 0.75], dtype=np.float32))}
     weight = np.array([0.5, 2.0, 1.0], dtype=np.float32)

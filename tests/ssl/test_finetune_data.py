@@ -56,18 +56,32 @@ def test_splits_are_taken_as_they_are(make: Make, capsys: pytest.CaptureFixture[
     assert found.test.columns.tolist() == [1, 0]
     said = capsys.readouterr().out
     assert "1 photographs of train have no label" in said
-    assert "1 photographs of test are of classes that train has not" in said
+    assert "1 photographs of val are of classes that train has not, and are left out." in said
+    assert "1 photographs of test are of classes that train has not, and are left out." in said
     assert "2 classes: 5 photographs to learn from (2 to 3 a class), 2 to validate on, 2 to test on." in said
 
 
-def test_without_a_validation_split_a_part_of_every_class_is_held_out(make: Make) -> None:
+def test_without_a_validation_split_a_part_of_every_class_is_held_out(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = divided(make(train=[0, 1, 2] * 8))
+    assert "18 photographs to learn from (6 to 6 a class), 6 to validate on" in capsys.readouterr().out
     assert found.test is None
     assert np.bincount(found.validation.columns).tolist() == [2, 2, 2]
     assert np.bincount(found.train.columns).tolist() == [6, 6, 6]
     keys = [part.shards.key(n) for part in (found.train, found.validation) for n in range(len(part.shards))]
     assert len(set(keys)) == 24
     assert found.words == "25% of every class, held out of train"
+
+
+def test_a_validation_split_of_foreign_classes_is_told_from_none(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = divided(make(train=[0, 2] * 8, val=[1, 1, 1]))
+    assert np.bincount(found.validation.columns).tolist() == [2, 2]
+    said = capsys.readouterr().out
+    assert "3 photographs of val are of classes that train has not" in said
+    assert "nothing is left of split val: 25% of every class, held out of train (4 photographs), takes" in said
 
 
 def test_rows_that_are_taken_can_be_trained_on(make: Make) -> None:

@@ -81,6 +81,11 @@ def test_the_rate_rises_falls_and_grows_with_the_batch() -> None:
     ("config", "settings", "word"),
     [
         (FitOptimConfig, {"learning_rate": 0.0}, "optim.learning_rate"),
+        (FitOptimConfig, {"learning_rate": math.inf}, "optim.learning_rate"),
+        (FitOptimConfig, {"floor": math.nan}, "optim.floor"),
+        (FitOptimConfig, {"clip": math.nan}, "optim.clip"),
+        (FitOptimConfig, {"weight_decay": -0.1}, "optim.weight_decay"),
+        (FitOptimConfig, {"weight_decay": math.nan}, "optim.weight_decay"),
         (FitOptimConfig, {"layer_decay": 1.5}, "optim.layer_decay"),
         (FitOptimConfig, {"warmup": -1.0}, "optim.warmup"),
         (FitOptimConfig, {"betas": (0.9, 1.0)}, "optim.betas"),

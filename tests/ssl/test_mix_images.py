@@ -97,6 +97,8 @@ def test_shares_have_their_distributions() -> None:
     [
         ({"mixup": 0.6, "cutmix": 0.6}, "mix.mixup and mix.cutmix"),
         ({"mixup": -0.1}, "mix.mixup and mix.cutmix"),
+        ({"mixup": float("nan")}, "mix.mixup and mix.cutmix"),
+        ({"mixup": 0.1, "cutmix": float("nan")}, "mix.mixup and mix.cutmix"),
         ({"mixup_alpha": 0.0}, "mix.mixup_alpha"),
         ({"cutmix_alpha": float("nan")}, "mix.cutmix_alpha"),
     ],

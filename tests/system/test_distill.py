@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -105,7 +106,11 @@ def state(run: Path, step: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "student"), [("convnext", VIT), ("vit", ("--student", "test_convnext"))], ids=["ViT", "ConvNeXt"]
+    ("kind", "student"),
+    [
+        pytest.param("convnext", VIT, id="ViT"),
+        pytest.param("vit", ("--student", "test_convnext"), id="ConvNeXt", marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_continues_bit_for_bit(
     kind: str, student: tuple[object, ...], place: Place, tiny: Any, tmp_path: Path
@@ -135,6 +140,7 @@ def test_a_killed_run_continues_bit_for_bit(
     assert results[0]["splits"] == results[1]["splits"]
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one(place: Place, tiny: Any, tmp_path: Path) -> None:
     """Weights, statistics and queue after four steps with the same global batch."""
     flags = (*VIT, *EVERYTHING, "--train.epochs", 1)
@@ -173,6 +179,7 @@ def test_what_a_run_leaves_is_a_backbone_without_projectors(
     told = json.loads((run / "result.json").read_text())
     assert told["temperature"] == head.temperature
     assert (told["student"], told["teach"], told["step"]) == ("test_convnext", True, 12)
+    assert told["few_shot"] is None or told["few_shot"]["unseen"]
     test = told["splits"]["test"]
     assert test["photographs"] == 12
     assert set(test["student"]) == {"top1", "macro_top1", "calibration_error"}
@@ -196,6 +203,13 @@ def test_what_a_run_leaves_is_a_backbone_without_projectors(
     other = umbel(*["distill", tmp_path / "other" / "backbone", *command[2:]])
     assert other.code == 2
     assert "was begun with another teacher" in other.err
+    # So is the same backbone with another classifier.
+    shutil.copytree(place.vit.parent, tmp_path / "same")
+    dataclasses.replace(their_head, weight=-their_head.weight).write(tmp_path / "same")
+    other = umbel(*["distill", tmp_path / "same" / "backbone", *command[2:]])
+    assert other.code == 2
+    assert "was begun with another teacher" in other.err
+    assert "with another classifier than" in other.err
 
 
 def photographs_of_test(place: Place) -> list[Image.Image]:
@@ -260,6 +274,9 @@ def test_labels_on_all_photographs_or_some(place: Place, tmp_path: Path, umbel: 
         ((*VIT, "--loss.pooled", 0), "loss.patches alone leaves the pooled feature untrained"),
         ((*VIT, "--loss.pooled", -1), "loss.pooled must be a number from 0, not -1.0"),
         ((*VIT, "--init", "VIT"), "is a vit_tiny_patch16_224 and not a"),
+        ((*VIT, "--init", "SAME"), "has a shape of its own: leave the --backbone settings out"),
+        ((*VIT, "--train.batch", 5, "--mix.mixup", 0.5), "--train.batch must be even, not 5"),
+        ((*VIT, "--train.batch", 500), "do not fill one batch of 500"),
         ((*VIT, "--labels.balance", 0.5), "labels.balance needs a label on every photograph"),
         ((*VIT, "--recipe", "distill/smal-cpu"), "did you mean 'distill/small-cpu'?"),
     ],
@@ -267,11 +284,13 @@ def test_labels_on_all_photographs_or_some(place: Place, tmp_path: Path, umbel: 
 def test_what_is_refused(
     flags: tuple[object, ...], sentence: str, place: Place, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
-    given = [place.vit if flag == "VIT" else flag for flag in flags]
-    if place.vit in given:
+    given = [place.vit if flag in ("VIT", "SAME") else flag for flag in flags]
+    if "VIT" in flags:
         given[given.index("vit_tiny_patch16_224")] = "vit_small_patch16_224"
     assert sentence in refused(*words(place.vit, place.shards, tmp_path / "run", *given))
+    # A mended command is not refused for it, nor is another teacher.
     assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run" / "teacher.json").exists()
 
 
 def test_losses_that_the_teacher_or_the_data_cannot_serve(

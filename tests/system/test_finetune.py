@@ -240,9 +240,20 @@ def test_bad_input_is_one_sentence(given: Path, tmp_path: Path, refused: Callabl
     assert "is no model of timm's" in refused("finetune", "open_clip:x", "--data", flat, "--out", tmp_path / "run")
 
 
-def test_another_configuration_is_refused(given: Path, tuned: Path, refused: Callable[..., str]) -> None:
+def test_another_configuration_is_refused(given: Path, tuned: Path, refused: Callable[..., str], umbel: Umbel) -> None:
+    # How many photographs may be damaged decides when it stops, and nothing that it computes.
+    assert umbel(*words(given, tuned, "--reader.max-bad", 0.5)).code == 0
     assert "another configuration (optim.clip: 3.0 there, 1.0 now)" in refused(*words(given, tuned, "--optim.clip", 1))
     assert "global batch of 16" in refused(*words(given, tuned, "--train.batch", 8))
+    other = given / "other"
+    for kind in CLASSES[:2]:
+        shutil.copytree(given / "photographs" / "test" / kind, other / "train" / kind)
+    assert "was begun on other data" in refused(*words(given, tuned, data=other))
+    # Whose run it is is said by the command that finds another's.
+    asked = ("distill", given / "backbone", "--student", "convnext_atto", "--data", given / "shards", "--out", tuned)
+    said = refused(*map(str, asked), "--views.size", "32", "--device", "cpu")
+    assert "is a run that this command cannot continue" in said
+    assert "choose another --out, or --force to move it aside" in said
 
 
 def test_a_report_is_a_sentence_and_jobs_know_it(tuned: Path, umbel: Umbel) -> None:
@@ -253,12 +264,17 @@ def test_a_report_is_a_sentence_and_jobs_know_it(tuned: Path, umbel: Umbel) -> N
     assert (row["state"], row["step"], row["steps"]) == ("ended", 224, 224)
 
 
-def test_a_bundle_answers_as_torch_does(given: Path, tuned: Path, tmp_path: Path, umbel: Umbel) -> None:
+@pytest.fixture(scope="module")
+def bundle(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's bundle."""
     pytest.importorskip("onnxruntime")
-    ended = umbel("export", tuned, "--to", "bundle", "--out", tmp_path / "export")
-    assert ended.code == 0, ended.err
-    bundle = tmp_path / "export" / "bundle"
-    again = umbel("export", tuned, "--to", "bundle", "--out", tmp_path / "export")
+    out = tmp_path_factory.mktemp("bundle") / "export"
+    assert main(["export", str(tuned), "--to", "bundle", "--out", str(out)]) == 0
+    return out / "bundle"
+
+
+def test_a_bundle_answers_as_torch_does(given: Path, tuned: Path, bundle: Path, umbel: Umbel) -> None:
+    again = umbel("export", tuned, "--to", "bundle", "--out", bundle.parent)
     assert "is kept" in again.out
     asked = [given / "photographs" / "test" / kind / f"{n}.png" for kind in CLASSES for n in range(3)]
     told = json.loads(umbel("predict", bundle, *asked, "--json").out)
@@ -278,15 +294,13 @@ def test_a_bundle_answers_as_torch_does(given: Path, tuned: Path, tmp_path: Path
         known = float(confidence.max()) >= head.threshold
         assert row["answer"] == (CLASSES[int(confidence.argmax())] if known else "unknown")
     card = (bundle / "README.md").read_text()
-    assert "3 classes by a linear head that was trained with the backbone" in card
+    assert "3 classes by a linear head that was trained on its features" in card
     assert "command: finetune" not in card
     assert str(given) not in card  # no path of this machine
 
 
-def test_the_script_says_unknown(tuned: Path, tmp_path: Path, umbel: Umbel) -> None:
-    pytest.importorskip("onnxruntime")
-    assert umbel("export", tuned, "--to", "bundle", "--out", tmp_path / "export").code == 0
-    bundle = tmp_path / "export" / "bundle"
+def test_the_script_says_unknown(bundle: Path, tmp_path: Path, umbel: Umbel) -> None:
+    bundle = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     told = json.loads((bundle / "bundle.json").read_text())
     (bundle / "bundle.json").write_text(json.dumps(told | {"threshold": 1.1}))
     (bundle / "SHA256SUMS").unlink()

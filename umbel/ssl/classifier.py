@@ -19,6 +19,8 @@ from umbel.evaluation.exporting.classifier_head import ClassifierHead
 from umbel.ssl.learner import Labels, Learner
 
 HeadChoice = Literal["whole", "linear"]
+LEAST_DEVIATION = 0.01
+"""Of a channel of features, as a share of the mean over channels, that the head divides by."""
 
 
 class Classifier(Learner):
@@ -42,7 +44,8 @@ class Classifier(Learner):
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean.clone())
-        self.register_buffer("std", std.clamp(min=1e-6))
+        # A channel that is dead at first would be divided by its rounding error, and as it wakes swamp all others.
+        self.register_buffer("std", std.clamp(min=max(LEAST_DEVIATION * float(std.mean()), 1e-6)))
 
     def train(self, mode: bool = True) -> Classifier:
         """A frozen backbone stays in eval mode: what it draws or averages is no part of the training."""

@@ -26,7 +26,7 @@ from umbel.data.order import Slices
 from umbel.data.shard_set import ShardSet
 from umbel.evaluation.answer_measures import Answers
 from umbel.evaluation.embed import features_by
-from umbel.evaluation.exporting.calibration import accepting, fit_temperature
+from umbel.evaluation.exporting.calibration import accepting, fit_head_temperature
 from umbel.evaluation.extract import extract
 from umbel.machine import choose_device, choose_precision, choose_workers
 from umbel.rank_watch import RankWatch
@@ -280,7 +280,7 @@ def answer(
 
 def validation_row(found: Answers) -> dict[str, Any]:
     """A row of validation.jsonl, with the temperature and the threshold that its photographs give."""
-    temperature = fit_temperature(found.logits.astype(np.float64), found.truth)
+    temperature = fit_head_temperature(found.logits.astype(np.float64), found.truth)
     return {
         SCORE: found.score(),
         "top1": float(found.right.mean()),

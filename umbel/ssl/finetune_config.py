@@ -13,6 +13,7 @@ from umbel.data.folder import check_data
 from umbel.data.reader import ReaderConfig
 from umbel.machine import DeviceChoice, choose_device
 from umbel.run import say
+from umbel.run_folder import RunFolder
 from umbel.ssl.classifier import HeadChoice
 from umbel.ssl.crowd_labels import LabelsConfig
 from umbel.ssl.fit_config import FitOptimConfig, FitTrainConfig, OneViewConfig
@@ -60,9 +61,10 @@ class FinetuneConfig:
 
     def recipe_values(self) -> tuple[str, dict[str, Any]]:
         """The values of the recipe asked for, or of the one that fits this machine."""
-        name, begun = self.recipe, self.out / "config.yaml"
-        if name == "auto" and begun.is_file() and not self.force:
-            name = str(read_recipe(str(begun), COMMAND).get("recipe", "auto"))
+        name = self.recipe
+        begun = None if self.force or name != "auto" else RunFolder(self.out).previous(COMMAND)
+        if begun is not None:
+            name = str(begun.get("recipe", "auto"))
             say(f"recipe {name}: {self.out} was begun with it.")
         elif name == "auto":
             device = choose_device(self.device).value

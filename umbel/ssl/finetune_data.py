@@ -58,24 +58,27 @@ def divide(shards: ShardSet, place: str, *, share: float, seed: int) -> Finetune
     bare = int((~labeled & np.isin(split, TRAIN)).sum())
     if bare:
         say(f"{bare:,} photographs of train have no label and are left out.")
-    known, counts = np.unique(label[train], return_counts=True)
-    words = "split val"
-    validation &= np.isin(label, known)
+    known = np.unique(label[train])
+    words, given = "split val", validation.any()
+    # What no class of train could be the answer to measures nothing.
+    for name, part_of_split in (("val", validation), ("test", test)):
+        foreign = int((part_of_split & ~np.isin(label, known)).sum())
+        part_of_split &= np.isin(label, known)
+        if foreign:
+            say(f"{foreign:,} photographs of {name} are of classes that train has not, and are left out.")
     if not validation.any():
         rows = np.flatnonzero(train)
         aside = rows[hold_out(label[rows], share=share, seed=seed)]
         train[aside], validation[aside] = False, True
         words = f"{share:.0%} of every class, held out of train"
-        say(f"there is no split val to validate on: {words} ({len(aside):,} photographs), takes its place.")
-    foreign = int((test & ~np.isin(label, known)).sum())
-    test &= np.isin(label, known)
-    if foreign:
-        say(f"{foreign:,} photographs of test are of classes that train has not, and are left out.")
+        missing = "nothing is left of split val" if given else "there is no split val to validate on"
+        say(f"{missing}: {words} ({len(aside):,} photographs), takes its place.")
 
     def part(chosen: np.ndarray) -> LabeledPart:
         rows = np.flatnonzero(chosen)
         return LabeledPart(shards=take_rows(shards, rows), columns=np.searchsorted(known, label[rows]))
 
+    counts = np.unique(label[train], return_counts=True)[1]
     told = f"{len(known)} classes: {int(train.sum()):,} photographs to learn from ({counts.min()} to {counts.max()} a "
     say(f"{told}class), {int(validation.sum()):,} to validate on, {int(test.sum()):,} to test on.")
     return FinetuneData(

@@ -21,6 +21,7 @@ FIT_NOT_COMPARED = (
     "force",
     "reader.workers",
     "reader.unreadable_shards",
+    "reader.max_bad",
     "reader.timeout",
     "reader.cache_gib",
     "reader.allow_pipe",
@@ -92,8 +93,11 @@ class FitOptimConfig:
     """AdamW's averages."""
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0 or min(self.floor, self.clip, self.weight_decay) < 0:
-            raise ValueError("optim.learning_rate must be positive; floor, clip and weight_decay not negative")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"optim.learning_rate must be positive, not {self.learning_rate:g}")
+        for name in ("floor", "clip", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} must be a number from 0, not {getattr(self, name):g}")
         for name in ("warmup", "layer_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optim.{name} must lie between 0 and 1, not {getattr(self, name):g}")

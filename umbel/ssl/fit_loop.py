@@ -127,6 +127,8 @@ def fit(
     if accelerator.is_main_process:
         remove_unfinished(run.checkpoints)
     newest = latest_checkpoint(run.checkpoints)
+    # Other data may have other classes, and a checkpoint then looks like another network's.
+    run.check_lasting(data=shards.fingerprint())
     if newest is not None:
         step = load_fit(newest, learner=learner, average=average, best=best, optimizer=optimizer, device=device)
         say(f"continuing from {newest}, step {step} of {total_steps}.")
@@ -345,7 +347,8 @@ def fit(
                 raise UserError(
                     f"{outcomes[-1].bad_photographs} of {len(shards)} photographs are damaged, more than "
                     f"--reader.max-bad {config.reader.max_bad:g} allows; they are named in "
-                    f"{run.path / 'bad_photographs.jsonl'}.",
+                    f"{run.path / 'bad_photographs.jsonl'}. Where that is as it should be, the same command with a "
+                    "higher one continues.",
                     everywhere=True,
                 )
             if any(outcome.stopping for outcome in outcomes) and step < total_steps and not enough():

@@ -36,7 +36,8 @@ class MixImagesConfig:
     """Cutmix: the share of the image's own area is drawn from Beta(alpha, alpha)."""
 
     def __post_init__(self) -> None:
-        if min(self.mixup, self.cutmix) < 0 or self.mixup + self.cutmix > 1:
+        # So written, NaN fails too.
+        if not (self.mixup >= 0 and self.cutmix >= 0 and self.mixup + self.cutmix <= 1):
             raise ValueError(
                 f"mix.mixup and mix.cutmix are shares that sum to 1 at most, not {self.mixup:g} and {self.cutmix:g}"
             )

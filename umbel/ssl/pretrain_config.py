@@ -33,6 +33,7 @@ NOT_COMPARED = (
     "probe",
     "reader.workers",
     "reader.unreadable_shards",
+    "reader.max_bad",
     "reader.timeout",
     "reader.cache_gib",
     "reader.allow_pipe",

@@ -12,16 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+STATISTICS = ("running_mean", "running_var")
+"""Buffers of a batch norm."""
+
 
 class WeightAverage:
     """average <- m average + (1 - m) weights, of all parameters that train; m rises to `momentum` with the steps.
 
+    Batch norms' statistics are averaged alike: those of the last weights are not those of the averaged ones.
     After t steps m is at most (1 + t) / (10 + t), so that first weights are forgotten in short runs too.
     """
 
     def __init__(self, network: nn.Module, momentum: float) -> None:
         self.momentum = momentum
-        self.weights = {n: p for n, p in network.named_parameters() if p.requires_grad}
+        self.weights: dict[str, Tensor] = {n: p for n, p in network.named_parameters() if p.requires_grad}
+        statistics = {n: b for n, b in network.named_buffers() if n.rpartition(".")[2] in STATISTICS}
+        self.weights |= statistics if self.weights else {}
         self.averages = {n: p.detach().clone() for n, p in self.weights.items()} if momentum else {}
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from umbel.evaluation.exporting.bundle_predict import scores_of, softmax
-from umbel.evaluation.exporting.calibration import accepting, class_means, fit_temperature
+from umbel.evaluation.exporting.calibration import accepting, class_means, fit_head_temperature, fit_temperature
 
 
 def loss(logits: np.ndarray, truth: np.ndarray, temperature: float) -> float:
@@ -61,3 +61,17 @@ def test_logits_are_nearest_class_means() -> None:
         np.testing.assert_allclose(logits[row], (1 - distances) / 2, atol=1e-5)
         cosines = centers @ q / np.linalg.norm(centers, axis=1)
         assert similarity[row] == pytest.approx(cosines.max(), abs=1e-5)
+
+
+def test_a_head_that_is_always_right_is_as_sure_as_its_photographs_allow() -> None:
+    """Eight photographs, two classes, a margin of 3: the confidence comes to 1 - 1 / (8 + 2) / 2."""
+    truth = np.arange(8) % 2
+    logits = np.where(np.arange(2) == truth[:, None], 3.0, 0.0)
+    temperature = fit_head_temperature(logits, truth)
+    assert 1 / (1 + np.exp(-3 / temperature)) == pytest.approx(0.95, abs=1e-4)
+    assert fit_temperature(logits, truth) < 0.1
+    # Many photographs that are not all right decide by themselves.
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 3, (4000, 5))
+    truth = (logits / 2 + generator.gumbel(size=logits.shape)).argmax(1)
+    assert fit_head_temperature(logits, truth) == pytest.approx(fit_temperature(logits, truth), rel=0.01)

@@ -196,8 +196,10 @@ def test_what_cannot_be_asked_for() -> None:
         (NOTHING, "must be above 0"),
         ({"logits": -1.0}, "loss.logits must be a number from 0, not -1.0"),
         ({"labels": float("nan")}, "loss.labels must be a number"),
-        ({"temperature": 0.0}, "must be positive"),
-        ({"queue": 0}, "loss.queue at least 1"),
+        ({"temperature": 0.0}, "loss.temperature must be positive, not 0"),
+        ({"temperature": float("inf")}, "loss.temperature must be positive, not inf"),
+        ({"relational_temperature": float("nan")}, "loss.relational_temperature must be positive"),
+        ({"queue": 0}, "loss.queue must be at least 1"),
     ):
         with pytest.raises(ValueError, match=words):
             DistillLossConfig(**wrong)

@@ -15,15 +15,16 @@ RECALL = 0.95
 LOWEST, HIGHEST = 1e-4, 1e3
 
 
-def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.int64]) -> float:
+def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.int64], *, smoothing: float = 0.0) -> float:
     """The temperature T at which softmax(logits / T) has the least cross entropy.
 
     The loss is convex in 1 / T, so that the least one is found; it lies between 1e-4 and 1e3.
 
     Args:
         logits: (Q, K); truth: (Q,) columns.
+        smoothing: share of every target that is spread evenly over all classes.
     """
-    own = logits[np.arange(len(truth)), truth]
+    own = (1 - smoothing) * logits[np.arange(len(truth)), truth] + smoothing * logits.mean(1)
     greatest = logits.max(1, keepdims=True)
 
     def loss(log: float) -> float:
@@ -32,6 +33,18 @@ def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.int64]) -> f
 
     found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
+
+
+def fit_head_temperature(logits: NDArray[np.floating], truth: NDArray[np.int64]) -> float:
+    """The temperature of a trained head, which may be right about every photograph that it is fitted on.
+
+    Nothing would then be too sure, and T fell to its lowest. So no more is believed than Q photographs can show: the
+    targets are smoothed by 1 / (Q + 2), as in Platt scaling.
+
+    Args:
+        logits: (Q, K); truth: (Q,) columns.
+    """
+    return fit_temperature(logits, truth, smoothing=1 / (len(truth) + 2))
 
 
 def accepting(similarity: NDArray[np.floating], *, recall: float = RECALL) -> float:

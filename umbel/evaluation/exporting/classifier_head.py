@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
-from umbel.run import UserError, read_json
+from umbel.run import UserError, read_json, write_atomic
 
 FOLDER = "head"
 RECORD, TENSORS = "head.json", "head.safetensors"
@@ -38,10 +38,10 @@ class ClassifierHead:
     """The validation that temperature and threshold are of."""
 
     def write(self, checkpoint: Path) -> None:
-        """Write it into a checkpoint's folder."""
+        """Write it into a checkpoint's folder; what stands there is replaced file by file, each of them whole."""
         folder = checkpoint / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"weight": self.weight, "bias": self.bias}, folder / TENSORS)
+        write_atomic(folder / TENSORS, save({"weight": self.weight, "bias": self.bias}))
         told = {
             "format": 1,
             "classes": list(self.classes),
@@ -49,7 +49,7 @@ class ClassifierHead:
             "threshold": self.threshold,
             "measured": self.measured,
         }
-        (folder / RECORD).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_atomic(folder / RECORD, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 def head_files(backbone: Path) -> list[Path]:

@@ -95,7 +95,7 @@ def run(config: ExportConfig) -> None:
         need_onnx("onnx", "onnxscript", "onnxruntime")
     asked = asked_of(source, formats, data=config.data, int8=config.int8, per_class=config.per_class)
     if head is not None and "bundle" in asked:
-        say("bundle: of the fine-tuned head, with its temperature and threshold.")
+        say("bundle: of the run's own head, with its temperature and threshold.")
     left = _left(config, source, out, asked)
     if not left:
         return

@@ -99,7 +99,7 @@ def write_onnx(target: Target, work: OnnxWork) -> None:
 def write_bundle(
     target: Target, work: OnnxWork, shards: ShardSet | None, *, place: str, head: ClassifierHead | None = None
 ) -> None:
-    """A bundle, of class means or of a fine-tuned head.
+    """A bundle, of class means or of a run's own head.
 
     Args:
         shards: photographs that class means are made of.

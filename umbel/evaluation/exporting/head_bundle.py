@@ -50,13 +50,16 @@ def write_head_bundle(
         "preprocessing": work.settings,
         "temperature": head.temperature,
         "threshold": head.threshold,
-        **_measured(run, head),
+        "calibrated": bool(head.measured),
+        **measured_figures(run, head),
     }
     finish_bundle(folder, work, told)
-    say(
-        f"bundle: {len(head.classes)} classes, the fine-tuned head; temperature {head.temperature:.3g}, unknown below "
-        f"a confidence of {head.threshold:.3f}."
+    calibration = (
+        f"temperature {head.temperature:.3g}, unknown below a confidence of {head.threshold:.3f}"
+        if head.measured
+        else "nothing validated it: its confidence is not calibrated, and it never answers unknown"
     )
+    say(f"bundle: {len(head.classes)} classes, the run's own head; {calibration}.")
     for name, figure in told["figures"].items():
         say(f"  {name}: {in_words(Estimate(**figure))}")
     return told
@@ -64,31 +67,45 @@ def write_head_bundle(
 
 def head_section(told: dict[str, Any]) -> Section:
     """The part of the model card that tells of the classes."""
-    lines = [
-        f"{len(told['classes'])} classes by a linear head that was trained with the backbone. The confidence is "
-        f"calibrated by a temperature of {told['temperature']:.3g}. Below a confidence of {told['threshold']:.3f} the "
-        f'answer is "unknown": {100 * RECALL:g} % of the validation photographs lie above.'
-    ]
+    calibration = (
+        f"The confidence is calibrated by a temperature of {told['temperature']:.3g}. Below a confidence of "
+        f'{told["threshold"]:.3f} the answer is "unknown": {100 * RECALL:g} % of the validation photographs lie above.'
+        if told["calibrated"]
+        else 'No photographs validated it: the confidence is not calibrated, and the answer is never "unknown".'
+    )
+    lines = [f"{len(told['classes'])} classes by a linear head that was trained on its features. {calibration}"]
     if told["figures"]:
         lines += ["", f"Measured on {told['measured']:,} photographs, {told['measured_on']} (95 % intervals):", ""]
         lines += [f"- {name}: {in_words(Estimate(**figure))}" for name, figure in told["figures"].items()]
     return Section(title="Answers", lines=lines)
 
 
-def _measured(run: Path, head: ClassifierHead) -> dict[str, Any]:
+def measured_figures(run: Path, head: ClassifierHead) -> dict[str, Any]:
     """The figures of the run's result, on test photographs where there are any; none if they are of other weights."""
     nothing: dict[str, Any] = {"measured": 0, "measured_on": "", "figures": {}}
     try:
         result = json.loads((run / RESULT).read_text(encoding="utf-8"))
-        if result["step"] != head.measured["step"]:
+        split, part, figures = _of_distillation(result) if "splits" in result else _of_finetuning(result)
+        # A distillation that nothing validated has no step in its head; its result is of its last checkpoint.
+        if result["step"] != head.measured.get("step", result["step"] if "splits" in result else None):
             return nothing
-        part = result.get("test") or result["val"]
         return {
             "measured": part["photographs"],
-            "measured_on": "split test"
-            if result.get("test")
-            else f"the validation photographs ({result['validated_on']})",
-            "figures": {words: part[name] for name, words in FIGURES.items() if name in part},
+            "measured_on": split,
+            "figures": {words: figures[name] for name, words in FIGURES.items() if name in figures},
         }
     except (OSError, ValueError, KeyError, TypeError):
         return nothing
+
+
+def _of_finetuning(result: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Of a result of `umbel finetune`: which photographs, their row, its figures."""
+    if result.get("test"):
+        return "split test", result["test"], result["test"]
+    return f"the validation photographs ({result['validated_on']})", result["val"], result["val"]
+
+
+def _of_distillation(result: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Of a result of `umbel distill`: which photographs, their row, the student's figures."""
+    split = "test" if "test" in result["splits"] else "val"
+    return f"split {split}", result["splits"][split], result["splits"][split]["student"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from umbel.backbones import Backbone
 from umbel.evaluation.exporting.classifier_head import ClassifierHead
+from umbel.evaluation.reading import weights_sha256
 from umbel.run import UserError, rank, read_json, write_atomic
 from umbel.run_folder import RunFolder
 from umbel.ssl.distillation.config import DistillConfig
@@ -60,9 +64,27 @@ def other_teacher(run: RunFolder, asked: Mapping[str, Any]) -> str | None:
     if not file.is_file():
         return None
     told = read_json(file, "the record of the teacher")
-    if told["sha256"] == asked["sha256"]:
-        return None
-    return f"was begun with another teacher ({told['source']} with other weights than {asked['source']})"
+    for name, other in (("sha256", "other weights"), ("head_sha256", "another classifier")):
+        if told.get(name) != asked[name]:
+            return f"was begun with another teacher ({told['source']} with {other} than {asked['source']})"
+    return None
+
+
+def teacher_facts(teacher: Backbone, head: ClassifierHead | None) -> dict[str, Any]:
+    """What makes a teacher the same: its weights, and those of its classifier; None without one."""
+    facts: dict[str, Any] = {"source": teacher.source, "sha256": weights_sha256(teacher), "head_sha256": None}
+    if head is not None:
+        digest = hashlib.sha256(json.dumps([head.classes, head.temperature]).encode())
+        for part in (head.weight, head.bias):
+            digest.update(np.ascontiguousarray(part, dtype=np.float32).tobytes())
+        facts["head_sha256"] = digest.hexdigest()
+    return facts
+
+
+def forget_teacher(run: RunFolder) -> None:
+    """Take the record back where nothing was begun: another teacher must not be refused for it."""
+    if rank() == 0 and not (run.path / "run.json").exists():
+        (run.path / FILE).unlink(missing_ok=True)
 
 
 def note_teacher(run: RunFolder, asked: Mapping[str, Any]) -> None:

@@ -12,13 +12,19 @@ import torch
 from umbel.backbones import load
 from umbel.data.index import find_shards
 from umbel.data.order import Slices
-from umbel.evaluation.reading import weights_sha256
 from umbel.machine import choose_device, choose_precision
 from umbel.rank_watch import RankWatch
 from umbel.ranks import meet, new_start, rank_0_first
 from umbel.run import UserError, rank, refuse_overlap, refuse_within, say
 from umbel.run_folder import RunFolder
-from umbel.ssl.distillation.checks import check_head, check_shapes, note_teacher, other_teacher
+from umbel.ssl.distillation.checks import (
+    check_head,
+    check_shapes,
+    forget_teacher,
+    note_teacher,
+    other_teacher,
+    teacher_facts,
+)
 from umbel.ssl.distillation.config import DISTILL_NOT_COMPARED, DistillConfig
 from umbel.ssl.distillation.first_student import first_student
 from umbel.ssl.distillation.outcome import write_outcome
@@ -49,7 +55,7 @@ def run(config: DistillConfig) -> None:
     torch.manual_seed(config.seed)
     backbone, card = first_student(config)
     shapes = check_shapes(config, backbone, teacher)
-    asked_teacher = {"source": teacher.source, "sha256": weights_sha256(teacher)}
+    asked_teacher = teacher_facts(teacher, head)
     state = meet(cpu=config.device == "cpu")
     slices = Slices(
         micro_batch=config.train.batch,
@@ -81,40 +87,44 @@ def run(config: DistillConfig) -> None:
                 classes = classes_of(config, head, shards)
                 balance = balance_of(config, shards)
                 targets = targets_of(config, shards, classes) if "labels" in config.loss.active else None
+            learner = Student(
+                backbone,
+                config.loss,
+                size=card.image_size,
+                mean=card.mean,
+                std=card.std,
+                shape=shapes[0],
+                teacher=frozen(teacher, head),
+                teacher_shape=shapes[1],
+                classes=classes,
+                photographs=shards.epoch,
+            )
+            note_teacher(folder, asked_teacher)
+            # Both see the same view, cut at the larger of their sizes.
+            side = max(config.views.size, teacher.card.image_size)
+            if side != config.views.size:
+                say(
+                    f"views are cut at {side} px, as the teacher sees them; the student sees them at "
+                    f"{config.views.size}."
+                )
+            loop = dataclasses.replace(config, views=dataclasses.replace(config.views, size=side))
+            say(f"minimized: {' + '.join(f'{weight:g} {name}' for name, weight in config.loss.active.items())}.")
+            last = fit(
+                loop,
+                folder,
+                shards,
+                learner,
+                card,
+                slices,
+                watch,
+                title="distilling",
+                targets=targets,
+                balance=balance,
+            )
         except UserError:
+            forget_teacher(folder)
             folder.give_up()
             raise
-        learner = Student(
-            backbone,
-            config.loss,
-            size=card.image_size,
-            mean=card.mean,
-            std=card.std,
-            shape=shapes[0],
-            teacher=frozen(teacher, head),
-            teacher_shape=shapes[1],
-            classes=classes,
-            photographs=shards.epoch,
-        )
-        note_teacher(folder, asked_teacher)
-        # Both see the same view, cut at the larger of their sizes.
-        side = max(config.views.size, teacher.card.image_size)
-        if side != config.views.size:
-            say(f"views are cut at {side} px, as the teacher sees them; the student sees them at {config.views.size}.")
-        loop = dataclasses.replace(config, views=dataclasses.replace(config.views, size=side))
-        say(f"minimized: {' + '.join(f'{weight:g} {name}' for name, weight in config.loss.active.items())}.")
-        last = fit(
-            loop,
-            folder,
-            shards,
-            learner,
-            card,
-            slices,
-            watch,
-            title="distilling",
-            targets=targets,
-            balance=balance,
-        )
         with watch.paused("measuring the student", times=math.inf):
             if rank() == 0:
                 write_outcome(config, last, teacher, head, everything)

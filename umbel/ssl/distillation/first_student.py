@@ -38,6 +38,8 @@ def first_student(config: DistillConfig) -> tuple[Any, ModelCard]:
         loaded = load(name if config.init == PRETRAINED else config.init, any_size=True)
         if loaded.card.architecture != name.split(".")[0]:
             raise UserError(f"--init {config.init} is a {loaded.card.architecture} and not a {name}, the --student.")
+        if config.backbone != ShapeConfig():
+            raise UserError(f"--init {config.init} has a shape of its own: leave the --backbone settings out.")
         backbone = loaded.model.train()
         arguments = loaded.card.arguments
         mean, std = loaded.card.mean, loaded.card.std  # type: ignore[assignment]

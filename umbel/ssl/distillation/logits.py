@@ -1,6 +1,6 @@
 """Distillation of logits by the divergence of softened class probabilities.
 
-Sources: Hinton et al. (arXiv 1503.02531); standardized logits: Logit Standardization (arXiv 2403.01732).
+Sources: Hinton et al. (arXiv 1503.02531); standardized logits: Logit Standardization (arXiv 2403.01427).
 """
 
 from __future__ import annotations

@@ -47,8 +47,11 @@ class DistillLossConfig:
         for name in WEIGHTS:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"loss.{name} must be a number from 0, not {getattr(self, name)}")
-        if not self.temperature > 0 or not self.relational_temperature > 0 or self.queue < 1:
-            raise ValueError("loss.temperature and loss.relational_temperature must be positive, loss.queue at least 1")
+        for name in ("temperature", "relational_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"loss.{name} must be positive, not {getattr(self, name):g}")
+        if self.queue < 1:
+            raise ValueError(f"loss.queue must be at least 1, not {self.queue}")
         if self.patches and not any(getattr(self, name) for name in WEIGHTS if name != "patches"):
             raise ValueError("loss.patches alone leaves the pooled feature untrained: give loss.pooled too")
         if not self.active:

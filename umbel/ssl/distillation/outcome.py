@@ -1,4 +1,4 @@
-"""What a distillation came to: the student on photographs that it never saw, beside its teacher."""
+"""What a distillation came to: the student beside its teacher, on photographs of val and test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from umbel.data.index import ShardSet
 from umbel.evaluation.answer_measures import Answers
 from umbel.evaluation.classification import micro
 from umbel.evaluation.embed import features_by
-from umbel.evaluation.exporting.calibration import accepting, fit_temperature
+from umbel.evaluation.exporting.calibration import accepting, fit_head_temperature
 from umbel.evaluation.exporting.classifier_head import ClassifierHead, head_of
 from umbel.evaluation.exporting.labeled_rows import TEST, VALIDATION
 from umbel.evaluation.extract import extract
@@ -45,10 +45,11 @@ def write_outcome(
     Its classifier is calibrated by the split val, where there is one. Written is result.json:
 
     {"format": 1, "command": "distill", "student", "init", "teacher", "teach", "seed", "step", "image_size",
-     "parameters", "multiply_adds", "few_shot": {"shots", "accuracy", "interval", "classes", "photographs", ...} or
-     null, "temperature": T or null, "splits": {"val" or "test": {"photographs", "student": M, "teacher": M or null,
-     "agreement": E or null}}}, without a classifier no splits; M = {"top1": E, "macro_top1": E, "top5": E (more than 5
-     classes), "calibration_error": E}; E = {"value", "low", "high"}, shares with their 95 % intervals.
+     "parameters", "multiply_adds", "few_shot": {"shots", "accuracy", "interval", "classes", "photographs",
+     "unseen": whether its queries are of split test, ...} or null, "temperature": T or null, "splits": {"val" or
+     "test": {"photographs", "student": M, "teacher": M or null, "agreement": E or null}}}, without a classifier no
+     splits; M = {"top1": E, "macro_top1": E, "top5": E (more than 5 classes), "calibration_error": E}; E = {"value",
+     "low", "high"}, shares with their 95 % intervals.
 
     Args:
         last: the checkpoint.
@@ -95,8 +96,14 @@ def few_shot(config: DistillConfig, student: Backbone, workers: int) -> dict[str
     except UserError as error:
         say(f"no few-shot accuracy: {error}")
         return None
+    if probe is None:
+        return None
     model = student.model.to(config.device).eval()
-    return None if probe is None else probe_teacher(probe, model, device=config.device, workers=workers)
+    told = probe_teacher(probe, model, device=config.device, workers=workers)
+    unseen = any(probe.shards.shards[number].split in TEST for number in set(probe.shards.members["shard"].tolist()))
+    if not unseen:
+        say("there is no split test: the student was trained on photographs that its few-shot accuracy is of.")
+    return None if told is None else told | {"unseen": unseen}
 
 
 def part_of(shards: ShardSet, splits: tuple[str, ...], head: ClassifierHead | None) -> ShardSet | None:
@@ -131,7 +138,7 @@ def in_order(head: ClassifierHead, classes: tuple[str, ...]) -> ClassifierHead:
 
 def calibrated(head: ClassifierHead, found: Answers, step: int) -> ClassifierHead:
     """The head with the temperature and threshold that photographs of the split val give."""
-    temperature = fit_temperature(found.logits.astype(np.float64), found.truth)
+    temperature = fit_head_temperature(found.logits.astype(np.float64), found.truth)
     threshold = accepting(found.confidence(temperature))
     measured = {"step": step, "photographs": len(found.truth), "score": found.score()}
     return dataclasses.replace(head, temperature=temperature, threshold=threshold, measured=measured)

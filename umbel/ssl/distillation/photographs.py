@@ -89,21 +89,26 @@ def columns_of(shards: ShardSet, classes: Sequence[str]) -> np.ndarray:
 
 
 def targets_of(config: DistillConfig, shards: ShardSet, classes: Sequence[str]) -> Targets:
-    """The photographs' labels and weights; one without a label counts for nothing in the cross-entropy.
+    """The photographs' labels and weights; one without label or soft labels counts for nothing in the cross-entropy.
+
+    The weights of those that count are 1 on average.
 
     Raises:
         UserError: weights or soft labels that cannot be had.
     """
     column = columns_of(shards, classes)
     labeled, soft = column >= 0, None
-    if not labeled.all():
-        say(f"{int((~labeled).sum()):,} of {len(shards):,} photographs have no label: the teacher alone teaches them.")
     weight = np.ones(len(shards), dtype=np.float32)
     if config.labels.soft is not None or config.labels.weight != "none":
         told = read_told(shards)
         weight = weights_of(told, config.labels.weight, shards)
         if config.labels.soft is not None:
             soft = soft_targets(read_soft(config.labels.soft), told, shards, classes)
+            labeled[list(soft)] = True
+    if not labeled.all():
+        say(f"{int((~labeled).sum()):,} of {len(shards):,} photographs have no label: the teacher alone teaches them.")
+    if (mean := weight[labeled].mean() if labeled.any() else 0) > 0:
+        weight = weight / mean
     return Targets(
         label=np.maximum(column, 0),
         classes=len(classes),
