@@ -239,4 +239,5 @@ def test_what_cannot_be_adapted_is_refused(
     assert "lora.rank is of the method crovca" in refused(*fit, "--method", "itq")
     assert "lora.rank is of the method crovca" in refused(*fit, "--pairs", tmp_path / "sounds")
     assert "crovca.epochs of at least 2" in refused(*fit, "--crovca.epochs", 1)
+    assert "two new views of a photograph: crovca.views=3" in refused(*fit, "--crovca.views", 3)
     assert not out.exists()
