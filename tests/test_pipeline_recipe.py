@@ -39,6 +39,16 @@ def read_by_its_command(task: Task) -> Any:
     return config.parse(wanted, found[1], prog="umbel", help="")
 
 
+def test_codes_of_an_adapted_backbone_are_made_of_photographs(steps: Callable[..., list[Task]]) -> None:
+    adapted = "embed: {}\nhash_fit: {pairs: names, lora: {rank: 2}}\nhash_encode: {part: 9}\nhash_evaluate: {}\n"
+    tasks = {task.name: task for task in steps(MINIMAL + adapted)}
+    read = {name: read_by_its_command(tasks[name]) for name in ("hash_fit", "hash_encode", "hash_evaluate")}
+    assert (read["hash_fit"].source, read["hash_fit"].data) == ("out/run", "out/shards")
+    encode = read["hash_encode"]
+    assert (encode.data, encode.embeddings, encode.part, encode.device) == ("out/shards", None, 9, "cpu")
+    assert read["hash_evaluate"].inputs == (Path("out/run/codes"),)
+
+
 @pytest.mark.parametrize("name", config.recipe_names("pipeline"))
 def test_a_shipped_recipe_makes_words_that_its_commands_read(
     name: str, made_shards: Callable[..., Path], tmp_path: Path

@@ -105,6 +105,8 @@ def read_pipeline(name: str, asked: Asked) -> list[Task]:
             if "embed" not in sections:
                 how = "with pairs" if config.pairs is not None else f"by {config.method}"
                 raise UserError(f"{where}: the step hash_fit {how} needs the step embed.")
+        if step.startswith("hash_") and _adapts(sections):
+            config = _adapted(step, config, places, data, asked)
         if step == "export" and config.formats():
             config = dataclasses.replace(config, data=data)  # without formats there is nothing to measure
             results[step] = places.export.parent / config.formats()[0] / "SHA256SUMS"
@@ -112,8 +114,23 @@ def read_pipeline(name: str, asked: Asked) -> list[Task]:
     return [_task(step, made, sections, asked.out) for step in made]
 
 
+def _adapts(sections: dict[str, dict[str, Any]]) -> bool:
+    """Whether hash_fit adapts the backbone, so that the step embed has the features of another one."""
+    lora = sections.get("hash_fit", {}).get("lora")
+    return isinstance(lora, dict) and bool(lora.get("rank"))
+
+
+def _adapted(step: str, config: Any, places: Places, data: str, asked: Asked) -> Any:
+    """Codes are made of the photographs by the coder's own backbone, and measured by themselves."""
+    if step == "hash_encode":
+        return dataclasses.replace(config, embeddings=None, data=data, device=asked.device)
+    return dataclasses.replace(config, inputs=(places.codes,)) if step == "hash_evaluate" else config
+
+
 def _on_embeddings(fitting: dict[str, Any]) -> bool:
     """Whether hash_fit is fitted on embeddings, and not on the photographs themselves."""
+    if _adapts({"hash_fit": fitting}):
+        return False
     return fitting.get("method", "crovca") != "crovca" or fitting.get("pairs") is not None
 
 
@@ -180,7 +197,10 @@ def _over(config: Any, section: dict[str, Any], where: str) -> Any:
 
 
 def _plain(config: Any) -> Any:
-    """A command's configuration before any flag; what has no default is taken from `config`."""
-    absent = dataclasses.MISSING
-    needed = [f.name for f in dataclasses.fields(config) if f.default is absent and f.default_factory is absent]
-    return type(config)(**{name: getattr(config, name) for name in needed})
+    """A command's configuration before any flag, for `as_words` alone; what has no default is taken from `config`."""
+    absent, plain = dataclasses.MISSING, object.__new__(type(config))
+    # Unchecked: a command that wants one of two flags has no configuration without any.
+    for field in dataclasses.fields(config):
+        usual = field.default if field.default_factory is absent else field.default_factory()
+        object.__setattr__(plain, field.name, getattr(config, field.name) if usual is absent else usual)
+    return plain

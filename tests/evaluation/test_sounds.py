@@ -2,7 +2,10 @@
 
 import importlib
 import json
+import os
+import struct
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from scipy.io import wavfile
 from umbel.backbones import load
 from umbel.backbones.clap import Clap
 from umbel.backbones.text_tower import load_text_tower
-from umbel.data.sound_files import BadSoundError, read_sound
+from umbel.data.sound_files import BadSoundError, read_sound, read_sounds
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.hashing import Codes, load_hasher, unpack
 from umbel.evaluation.hashing.pairs import PairedCoder
@@ -204,9 +207,41 @@ def test_what_is_no_sound_is_told(tmp_path: Path) -> None:
     (tmp_path / "head.wav").write_bytes(content[:30])
     (tmp_path / "nothing.wav").write_bytes(b"")
     wavfile.write(tmp_path / "nan.wav", RATE, np.full(9, np.nan, np.float32))
-    for name in ("empty", "text", "head", "nothing", "nan", "nowhere"):
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
+    fast = struct.pack("<II", 1_000_003, 4 * 1_000_003)  # a prime, so that a resampling filter is as long
+    (tmp_path / "fast.wav").write_bytes(content[:24] + fast + content[32:])
+    with pytest.raises(BadSoundError, match="tells of 1,000,003 samples a second"):
+        read_sound(tmp_path / "fast.wav", RATE)
+    for name in ("empty", "text", "head", "nothing", "nan", "nowhere", "cut"):
         with pytest.raises(BadSoundError):
             read_sound(tmp_path / f"{name}.wav", RATE)
+    # What a recorder writes beside the sound is no matter.
+    place = content.index(b"data")
+    notes = b"note" + struct.pack("<I", 4) + b"abcd"
+    (tmp_path / "notes.wav").write_bytes(content[:place] + notes + content[place:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read_sound(tmp_path / "notes.wav", RATE), read_sound(whole, RATE))
+
+
+@pytest.mark.parametrize("name", [b"a\nb.wav", b"\xff\xfe.wav"])
+def test_a_name_that_cannot_be_a_key_is_refused(name: bytes, tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+        wavfile.write(file, RATE, tone(440))
+    with pytest.raises(UserError, match="cannot be a key") as told:
+        read_sounds(tmp_path)
+    str(told.value).encode()
+
+
+def test_a_sound_whose_features_are_not_finite_is_left_out(clap: Path, tmp_path: Path, umbel: Umbel) -> None:
+    (tmp_path / "sounds").mkdir()
+    wavfile.write(tmp_path / "sounds" / "loud.wav", RATE, (1e38 * tone(440)).astype(np.float32))
+    wavfile.write(tmp_path / "sounds" / "good.wav", RATE, tone(440))
+    command = ["embed", f"clap:{clap}", "--data", tmp_path / "sounds", "--device", "cpu", "--out", tmp_path / "out"]
+    code, said, err = umbel(*command)
+    assert code == 0, err
+    assert "loud.wav: its features are not finite" in said
+    assert Embeddings.load(tmp_path / "out").keys == ("good",)
 
 
 def test_models_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from scipy.io import wavfile
 from umbel.data.folder import read_folder
 from umbel.data.photograph_set import PhotographSet
 from umbel.run import UserError
+
+HIGHEST_RATE = 1_000_000
+"""Of recorders of bats' calls some hundred thousand; resampling from much more would not fit into memory."""
 
 
 class BadSoundError(ValueError):
@@ -23,10 +27,14 @@ def read_sounds(folder: Path) -> PhotographSet:
     """The sounds of a folder, with splits and classes as photographs' folders have them.
 
     Raises:
-        UserError: no such folder, no sounds in it, or two of one name.
+        UserError: no such folder, no sounds in it, two of one name, or a name that cannot be a key.
     """
     found = read_folder(folder, "train", find=find_sounds, what="sounds (.wav)")
     splits, known = {}, dict[str, str]()
+    for row in (row for rows in found.splits.values() for row in rows):
+        name = Path(row.path).stem
+        if not name.isprintable():  # also what is no UTF-8
+            raise UserError(f"the name of {row.path!a} cannot be a key (a line break, or no UTF-8): rename it.")
     for split, rows in found.splits.items():
         renamed = [dataclasses.replace(row, key=Path(row.path).stem) for row in rows]
         for row in renamed:
@@ -54,10 +62,14 @@ def read_sound(file: Path, rate: int) -> np.ndarray:
         BadSoundError: not such a file, or nothing in it.
     """
     try:
-        own, samples = wavfile.read(file)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", wavfile.WavFileWarning)  # chunks that are no sound are warned of too
+            own, samples = wavfile.read(file)
     except (OSError, ValueError, EOFError, LookupError, ArithmeticError, NameError, TypeError, struct.error) as error:
         # SciPy has no error of its own for a damaged file.
         raise BadSoundError(f"no .wav file that can be read ({error})") from error
+    if any("prematurely" in str(warning.message) for warning in told):
+        raise BadSoundError("it is cut off: its header tells of more than there is")
     if samples.dtype == np.uint8:
         sound = (samples.astype(np.float32) - 128) / 128
     elif np.issubdtype(samples.dtype, np.integer):
@@ -68,6 +80,8 @@ def read_sound(file: Path, rate: int) -> np.ndarray:
         sound = sound.mean(1)
     if not len(sound) or own < 1 or not np.isfinite(sound).all():
         raise BadSoundError("it holds no sound")
+    if own > HIGHEST_RATE:
+        raise BadSoundError(f"its header tells of {own:,} samples a second")
     if own != rate:
         from scipy.signal import resample_poly  # takes a second to import
 

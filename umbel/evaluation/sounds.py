@@ -59,7 +59,10 @@ def embed_sounds(
     with Bar("embedding sounds", len(sounds)) as bar:
         for split, sound in sounds:
             try:
-                features.append(clap.sound_features(read_sound(Path(sound.path), clap.rate)))
+                heard = clap.sound_features(read_sound(Path(sound.path), clap.rate))
+                if not np.isfinite(heard).all():
+                    raise BadSoundError("its features are not finite")
+                features.append(heard)
                 kept.append((split, sound))
             except BadSoundError as error:
                 say(f"left out: {sound.path}: {error}.")

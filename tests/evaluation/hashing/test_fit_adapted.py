@@ -73,10 +73,20 @@ def test_then_head_and_adapters_learn(tiny_vit: Path, captioned: Path, monkeypat
         epochs.append(settings["epochs"])
         return view_batches(*arguments, **settings)
 
+    rates: list[float] = []
+
+    class Watched(torch.optim.AdamW):
+        def __init__(self, groups: Any, **settings: Any) -> None:
+            rates.append(groups[0]["lr"])
+            super().__init__(groups, **settings)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
     monkeypatch.setattr(module, "view_batches", watched)
     image, text = fit_adapted(fit.config, fit.backbone, fit.shards, [hasher], device=torch.device("cpu"), log=log)
     assert epochs == [range(1, 3)]
     assert len(log.total) == 2 * (30 // 8)
+    # The heads go on by less than what they began with.
+    assert rates[0] == pytest.approx(0.1 * fit.config.crovca.learning_rate)
     assert text is None
     learned = image.tensors()
     assert all(tensor.abs().max() > 0 for name, tensor in learned.items() if "lora_B" in name)
@@ -123,8 +133,14 @@ def test_its_folder_serves_every_command(
         mine = adapted.model(adapted.transform(picture(5))[None]).numpy()
     bits = (unpack(Codes.load(codes).packed, 8) != hasher.encode(mine)).sum(1)
     assert [row["hamming"] for row in json.loads(said)[0]["found"]] == sorted(bits.tolist())[:10]
-    code, said, err = umbel("hash", "evaluate", codes, tmp_path / "adapted")
-    assert code == 0, err
+    # The plain backbone's features are as wide as the adapted one's, and none of the coder's.
+    for beside, distances in (("adapted", ["Hamming", "asymmetric"]), ("plain", ["Hamming"])):
+        code, said, err = umbel("hash", "evaluate", codes, tmp_path / beside, "--json")
+        assert code == 0, err
+        rows = json.loads(said)["scores"]
+        assert [row["distance"] for row in rows if row["name"] == str(codes)] == distances
+        told = "no asymmetric search, and nothing by words: the embeddings beside it were made by another backbone"
+        assert (told in err) == (beside == "plain")
 
 
 @pytest.mark.parametrize("more", [("--supervised",), ("--pairs", "names"), ("--pairs", "captions")])
@@ -223,4 +239,5 @@ def test_what_cannot_be_adapted_is_refused(
     assert "lora.rank is of the method crovca" in refused(*fit, "--method", "itq")
     assert "lora.rank is of the method crovca" in refused(*fit, "--pairs", tmp_path / "sounds")
     assert "crovca.epochs of at least 2" in refused(*fit, "--crovca.epochs", 1)
+    assert "two new views of a photograph: crovca.views=3" in refused(*fit, "--crovca.views", 3)
     assert not out.exists()

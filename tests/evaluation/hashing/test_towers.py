@@ -12,11 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from umbel.backbones.text_tower import OpenClipText, load_text_tower
+from umbel.data.index import open_shards
+from umbel.data.reader import ShardReader
 from umbel.evaluation.embeddings import Embeddings
 from umbel.evaluation.hashing import Codes, load_hasher, unpack
 from umbel.evaluation.hashing.evaluate import make_task
 from umbel.evaluation.hashing.fit_config import HashFitConfig
 from umbel.evaluation.hashing.pairs import PairedCoder
+from umbel.evaluation.hashing.queries import codes_backbone
+from umbel.evaluation.hashing.serve_command import HashServeConfig, make_server
 from umbel.run import UserError
 
 pytest.importorskip("open_clip")
@@ -148,6 +152,20 @@ def test_both_towers_are_adapted(clip: str, captioned: Path, tmp_path: Path, umb
     assert umbel(*search).code == 0
     photograph = ["hash", "search", tmp_path / "codes", "--photo", tmp_path / "no.jpg", "--coder", tmp_path / "moved"]
     assert "cannot be used" in refused(*photograph)
+    # And so is the adapted backbone: no other command looks where it was.
+    encode = ["hash", "encode", tmp_path / "moved", "--data", captioned, "--out", tmp_path / "by-data", *CPU]
+    code, _, err = umbel(*encode)
+    assert code == 0, err
+    by_data, by_embeddings = (Codes.load(tmp_path / name) for name in ("by-data", "codes"))
+    assert np.array_equal(by_data.packed, by_embeddings.packed)
+    assert codes_backbone(by_embeddings, None, tmp_path / "moved").source.endswith("moved/backbone")
+    (tmp_path / "moved").rename(tmp_path / "again")
+    (tmp_path / "photo.jpg").write_bytes(ShardReader(open_shards(str(captioned))).read(3, "jpg"))
+    photograph = ["hash", "search", tmp_path / "codes", "--photo", tmp_path / "photo.jpg", "--top", 2]
+    assert "holds no hash coder" in refused(*photograph)
+    assert umbel(*photograph, "--coder", tmp_path / "again").code == 0
+    server = make_server(HashServeConfig(codes=tmp_path / "codes", coder=tmp_path / "again", port=0))
+    server.server_close()
 
 
 def test_the_image_tower_alone_is_adapted_beside_letters(

@@ -21,7 +21,7 @@ from umbel.evaluation.embed_parts import gather, make_together, say_left_out
 from umbel.evaluation.extract import check_finite, described, origin, pace, versions
 from umbel.evaluation.hashing.codes import INDEX, KEYS, TENSORS, Codes, pack, write_arrays, write_record
 from umbel.evaluation.hashing.index import IndexChoice, build_index
-from umbel.evaluation.hashing.stored import Hasher, already_made, backbone_name, backbone_sha256
+from umbel.evaluation.hashing.stored import Hasher, already_made, backbone_name, backbone_sha256, own_backbone
 from umbel.evaluation.parts import Parts, other_parts
 from umbel.evaluation.reading import read_again
 from umbel.evaluation.tensor_map import map_tensors
@@ -107,7 +107,7 @@ def coders_backbone(hasher: Hasher, told: dict[str, Any], name: str | None, code
     Raises:
         UserError: no such backbone, or another one.
     """
-    name = name or backbone_name(told)
+    name = name or own_backbone(Path(coder)) or backbone_name(told)
     if name is None:
         raise UserError(f"{coder} does not tell the backbone that it was fitted for: give it with --backbone.")
     backbone = read_again(name, told)

@@ -10,25 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from umbel.evaluation.embeddings import Embeddings
-from umbel.evaluation.hashing.codes import Codes
 from umbel.evaluation.hashing.evaluate import (
-    DATABASE_SPLITS,
-    QUERY_SPLITS,
     Convention,
     Score,
     Task,
-    make_task,
     score_codes,
     score_features,
     score_hasher,
 )
+from umbel.evaluation.hashing.evaluate_inputs import choose_task, coder_between, read_inputs
 from umbel.evaluation.hashing.pairs import PairedCoder
-from umbel.evaluation.hashing.queries import codes_hasher
-from umbel.evaluation.hashing.stored import BASELINES
+from umbel.evaluation.hashing.stored import BASELINES, Hasher
 from umbel.evaluation.hashing.text_retrieval import ZeroShot, score_texts
 from umbel.evaluation.measures import Denominator
 from umbel.run import UserError, say, write_atomic
@@ -107,99 +102,48 @@ def refuse_stranger(out: Path) -> None:
 
 def _measure(config: HashEvaluateConfig) -> tuple[Convention, Task, list[Score], list[ZeroShot]]:
     embeddings, codes = read_inputs(config.inputs)
-    task, convention = choose_task(config, next(iter(codes.values())) if embeddings is None else embeddings)
-    scores = score_features(embeddings.features, task, convention) if embeddings is not None else []
+    task = choose_task(next(iter(codes.values())) if embeddings is None else embeddings)
+    convention = Convention(k=min(config.k, len(task.database)), denominator=config.denominator)
+    scores, coders = list[Score](), dict[str, Hasher]()
+    if embeddings is not None:
+        scores += score_features(embeddings.features, task, convention)
+        found = {name: coder_between(one, embeddings, name) for name, one in codes.items()}
+        coders = {name: coder for name, coder in found.items() if coder is not None}
     for name, one in codes.items():
-        scores += score_codes(
-            name, one.packed, one.bits, task, convention, logits=_query_logits(one, embeddings, task, name)
-        )
+        logits = None
+        if embeddings is not None and name in coders:
+            logits = coders[name].logits(embeddings.features[task.queries])
+        scores += score_codes(name, one.packed, one.bits, task, convention, logits=logits)
+    if embeddings is None:
+        return convention, task, scores, []
     for bits in dict.fromkeys(one.bits for one in codes.values()) or [config.bits]:
-        for method in config.baselines if embeddings is not None else ():
-            assert embeddings is not None
-            try:
-                hasher = BASELINES[method](bits, seed=config.seed).fit(embeddings.features[task.database])
-            except UserError as error:  # more bits than it can make
-                say(f"left out: {error}")
-                continue
-            scores += score_hasher(f"{method} beside", hasher, embeddings.features, task, convention)
+        scores += _baselines(config, embeddings, bits, task, convention)
     zero_shot: list[ZeroShot] = []
-    for name, one in codes.items() if embeddings is not None else ():
-        assert embeddings is not None
-        coder = _reader(one, embeddings)
-        if coder is not None:
-            try:
-                found, shares = score_texts(name, coder, embeddings.features, embeddings.classes, task, convention)
-            except UserError as error:  # the tower that reads its texts
-                say(f"{name}: not measured by words: {error}")
-                continue
-            scores += found
-            zero_shot.append(shares)
+    for name, coder in coders.items() if embeddings.classes else ():
+        if not isinstance(coder, PairedCoder) or coder.reads != "text":
+            continue
+        try:
+            by_words, shares = score_texts(name, coder, embeddings.features, embeddings.classes, task, convention)
+        except UserError as error:  # the tower that reads its texts
+            say(f"{name}: not measured by words: {error}")
+            continue
+        scores += by_words
+        zero_shot.append(shares)
     return convention, task, scores, zero_shot
 
 
-def read_inputs(folders: tuple[Path, ...]) -> tuple[Embeddings | None, dict[str, Codes]]:
-    """At most one set of embeddings, and codes by the names of their folders, all of the same photographs.
-
-    Raises:
-        UserError: neither, more embeddings than one, or different photographs.
-    """
-    embeddings: Embeddings | None = None
-    codes: dict[str, Codes] = {}
-    for folder in folders:
-        if (folder / "embeddings.json").is_file():
-            if embeddings is not None:
-                raise UserError(f"{folder} is a second folder of embeddings: give one.")
-            embeddings = Embeddings.load(folder)
-        elif (folder / "codes.json").is_file():
-            codes[str(folder)] = Codes.load(folder)
-        else:
-            raise UserError(f"{folder} holds neither codes (`umbel hash encode`) nor embeddings (`umbel embed`).")
-    first: Embeddings | Codes = next(iter(codes.values())) if embeddings is None else embeddings
-    for name, one in codes.items():
-        if one.keys != first.keys or not np.array_equal(one.label, first.label):
-            raise UserError(f"{name} holds other photographs or labels than its neighbors: they cannot be compared.")
-    return embeddings, codes
-
-
-def choose_task(config: HashEvaluateConfig, photographs: Embeddings | Codes) -> tuple[Task, Convention]:
-    """Queries, database and convention.
-
-    Raises:
-        UserError: no labeled queries, or no labeled database.
-    """
-    task = make_task(photographs.label, photographs.split, photographs.splits)
-    for rows, what, splits in ((task.queries, "query", QUERY_SPLITS), (task.database, "database", DATABASE_SPLITS)):
-        if not len(rows):
-            there = ", ".join(photographs.splits)
-            raise UserError(
-                f"no labeled photograph can be a {what} (split {' or '.join(splits)}); the splits here are: {there}."
-            )
-    return task, Convention(k=min(config.k, len(task.database)), denominator=config.denominator)
-
-
-def _query_logits(codes: Codes, embeddings: Embeddings | None, task: Task, name: str) -> np.ndarray | None:
-    """The queries' logits for asymmetric search; None, told why, where the coder or the embeddings are missing."""
-    if embeddings is None:
-        return None
-    try:
-        hasher = codes_hasher(codes, None)
-    except UserError as error:
-        say(f"{name}: no asymmetric search: {error}")
-        return None
-    if hasher.width != embeddings.features.shape[1]:
-        say(f"{name}: no asymmetric search: its coder takes features of width {hasher.width}.")
-        return None
-    return hasher.logits(embeddings.features[task.queries])
-
-
-def _reader(codes: Codes, embeddings: Embeddings) -> PairedCoder | None:
-    """The codes' coder, if it reads texts and takes these embeddings; why not was told before."""
-    try:
-        hasher = codes_hasher(codes, None)
-    except UserError:
-        return None
-    fits = isinstance(hasher, PairedCoder) and hasher.width == embeddings.features.shape[1] and embeddings.classes
-    return hasher if isinstance(hasher, PairedCoder) and fits and hasher.reads == "text" else None
+def _baselines(
+    config: HashEvaluateConfig, embeddings: Embeddings, bits: int, task: Task, convention: Convention
+) -> list[Score]:
+    scores: list[Score] = []
+    for method in config.baselines:
+        try:
+            hasher = BASELINES[method](bits, seed=config.seed).fit(embeddings.features[task.database])
+        except UserError as error:  # more bits than it can make
+            say(f"left out: {error}")
+            continue
+        scores += score_hasher(f"{method} beside", hasher, embeddings.features, task, convention)
+    return scores
 
 
 def describe(convention: Convention, task: Task, scores: list[Score]) -> dict[str, Any]:

@@ -69,6 +69,8 @@ class HashFitConfig:
                 raise ValueError("lora.rank is of the method crovca, without pairs or with pairs names or captions")
             if self.crovca.epochs < 2:
                 raise ValueError("lora.rank needs crovca.epochs of at least 2: in the first one the head learns alone")
+            if self.crovca.views != 2:
+                raise ValueError(f"lora.rank trains on two new views of a photograph: crovca.views={self.crovca.views}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
 

@@ -16,7 +16,14 @@ from umbel.data.photograph import BadPhotographError, read_photograph
 from umbel.evaluation.embed import weights_sha256
 from umbel.evaluation.hashing.codes import Codes, pack
 from umbel.evaluation.hashing.pairs import PairedCoder
-from umbel.evaluation.hashing.stored import Hasher, backbone_name, backbone_sha256, file_sha256, load_hasher
+from umbel.evaluation.hashing.stored import (
+    Hasher,
+    backbone_name,
+    backbone_sha256,
+    file_sha256,
+    load_hasher,
+    own_backbone,
+)
 from umbel.evaluation.hashing.text_features import pieces
 from umbel.evaluation.reading import read_again
 from umbel.evaluation.stored_embeddings import RECORD, TENSORS, StoredEmbeddings
@@ -127,13 +134,19 @@ def codes_hasher(codes: Codes, folder: Path | None) -> Hasher:
     return hasher
 
 
-def codes_backbone(codes: Codes, name: str | None) -> Backbone:
+def codes_backbone(codes: Codes, name: str | None, coder: Path | None = None) -> Backbone:
     """The backbone that embedded the codes' photographs, from where they say that it lies, or by another name.
+
+    An adapted one lies in its coder's folder: `coder`, or where the codes say that it is.
 
     Raises:
         UserError: no backbone, or another one.
     """
-    name = name or backbone_name(codes.provenance)
+    told_coder = codes.provenance.get("coder")
+    if coder is None and isinstance(told_coder, dict) and "folder" in told_coder:
+        coder = Path(told_coder["folder"])
+    beside = None if coder is None else own_backbone(coder)
+    name = name or beside or backbone_name(codes.provenance)
     if name is None:
         raise UserError("the codes do not tell the backbone that embedded their photographs: give it with --backbone.")
     backbone = read_again(name, codes.provenance)

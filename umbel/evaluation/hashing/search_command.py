@@ -112,7 +112,8 @@ def run(config: HashSearchConfig) -> None:
 def _queries(codes: Codes, config: HashSearchConfig) -> Queries:
     if config.photo:
         photographs = read_photographs(config.photo)
-        return of_photographs(codes_hasher(codes, config.coder), codes_backbone(codes, config.backbone), photographs)
+        hasher = codes_hasher(codes, config.coder)
+        return of_photographs(hasher, codes_backbone(codes, config.backbone, config.coder), photographs)
     if config.text:
         return of_texts(codes_hasher(codes, config.coder), tuple(dict.fromkeys(config.text)))
     keys = config.key if config.keys_from is None else read_keys(config.keys_from)

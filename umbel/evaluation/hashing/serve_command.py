@@ -113,7 +113,7 @@ def _reader(codes: Codes, config: HashServeConfig) -> Hasher | None:
 def _embedder(codes: Codes, config: HashServeConfig) -> tuple[Hasher, Backbone] | None:
     """Coder and backbone; None, told why, where there are none (those that were asked for by name must be there)."""
     try:
-        return codes_hasher(codes, config.coder), codes_backbone(codes, config.backbone)
+        return codes_hasher(codes, config.coder), codes_backbone(codes, config.backbone, config.coder)
     except UserError as error:
         if config.backbone is not None or config.coder is not None:
             raise

@@ -18,6 +18,7 @@ from umbel.config import first_difference
 from umbel.evaluation.hashing.baselines import ITQ, LSH, LinearHash, PCARotation, PCASign
 from umbel.evaluation.hashing.coder import HashCoder
 from umbel.evaluation.hashing.pairs import PairedCoder
+from umbel.evaluation.hashing.stored_tower import BACKBONE
 from umbel.run import UserError, atomic_folder, move_aside, read_json
 
 BASELINES: dict[str, type[LinearHash]] = {kind.method: kind for kind in (LSH, PCASign, PCARotation, ITQ)}
@@ -155,6 +156,14 @@ def backbone_name(provenance: dict[str, Any]) -> str | None:
     told = provenance.get("backbone")
     source = told.get("source") if isinstance(told, dict) else None
     return source.removeprefix("folder ") if isinstance(source, str) else None
+
+
+def own_backbone(folder: Path) -> str | None:
+    """The adapted backbone in a coder's folder, wherever that lies by now; None where the coder has none of its own."""
+    if not (folder / "coder.json").is_file():
+        return None
+    told = read_json(folder / "coder.json", "the coder's record").get("provenance", {})
+    return str(folder / BACKBONE) if "adapted" in told and (folder / BACKBONE).is_dir() else None
 
 
 def backbone_sha256(provenance: dict[str, Any]) -> str | None:

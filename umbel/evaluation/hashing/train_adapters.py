@@ -21,6 +21,10 @@ from umbel.evaluation.hashing.view_stream import ViewBatch
 from umbel.machine import choose_attention, choose_precision
 from umbel.run import Bar, say
 
+HEADS_SHARE = 0.1
+"""Of crovca.learning_rate, for heads that have learned alone: the whole of it undoes a part of that. On 480 synthetic
+plants and 32 bits, means of two seeds, supervised codes find 25.8 (mAP %) with 1 and 26.9 with 0.1, alone 27.0; words
+find 28.6 and 30.7, alone 30.9."""
 Look = Callable[[ViewBatch, torch.Generator], list[tuple[int, Tensor]]]
 """A batch -> at least two pairs of a coder's number and its input (n, C); fewer: the batch is of no use."""
 
@@ -51,7 +55,8 @@ def train_adapters(
         UserError: an encoder that its adapters do not reach.
     """
     heads, adapters = [p for coder in coders for p in coder.parameters()], [p for e in encoders for p in e.parameters()]
-    groups = [{"params": heads, "lr": config.learning_rate}, {"params": adapters, "lr": lora.learning_rate}]
+    rate = HEADS_SHARE * config.learning_rate
+    groups = [{"params": heads, "lr": rate}, {"params": adapters, "lr": lora.learning_rate}]
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=config.floor)
     precision = choose_precision("auto", device.type)

@@ -33,7 +33,7 @@ class CrovcaConfig:
     batch: int = 256
     """Photographs in a step; the remainder of an epoch is dropped."""
     learning_rate: float = 1e-3
-    """Of AdamW, at the first step."""
+    """Of AdamW, at the first step; a tenth of it where coders go on beside an encoder's adapters."""
     floor: float = 1e-6
     """Learning rate that the cosine ends in."""
     weight_decay: float = 1e-2
