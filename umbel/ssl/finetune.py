@@ -6,14 +6,11 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm.data
-import torch
-from torch import Tensor, nn
 
 from umbel.backbones import Backbone, load
 from umbel.backbones.family import family_of
@@ -24,28 +21,23 @@ from umbel.data.index import find_shards, open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
 from umbel.data.order import Slices
 from umbel.data.shard_set import ShardSet
-from umbel.evaluation.answer_measures import Answers
-from umbel.evaluation.embed import features_by
-from umbel.evaluation.exporting.calibration import accepting, fit_head_temperature
-from umbel.evaluation.extract import extract
 from umbel.machine import choose_device, choose_precision, choose_workers
 from umbel.rank_watch import RankWatch
 from umbel.ranks import meet, new_start, rank_0_first
 from umbel.run import UserError, rank, refuse_overlap, refuse_within, say, write_atomic
 from umbel.run_folder import RunFolder
-from umbel.ssl.checkpoint import latest_checkpoint, read_state
-from umbel.ssl.classifier import Classifier
+from umbel.ssl.checkpoint import latest_checkpoint
 from umbel.ssl.crowd_labels import read_soft, read_told, soft_targets, weights_of
+from umbel.ssl.finetune_answers import answer, measure, validation_row
 from umbel.ssl.finetune_config import COMMAND, FinetuneConfig
-from umbel.ssl.finetune_data import FinetuneData, LabeledPart, check_folder_labels, divide, take_rows
+from umbel.ssl.finetune_data import FinetuneData, check_folder_labels, divide
+from umbel.ssl.first_classifier import first_classifier
 from umbel.ssl.fit_config import FIT_NOT_COMPARED
-from umbel.ssl.fit_loop import SCORE, fit
+from umbel.ssl.fit_loop import fit
 from umbel.ssl.same_batch import other_batch
 from umbel.ssl.targets import Targets
 
 RESULT = "result.json"
-STATISTICS, BATCH = 1024, 128
-"""Photographs that the head's statistics are of, and those of a batch that is only looked at."""
 
 
 def run(config: FinetuneConfig) -> None:
@@ -195,140 +187,3 @@ def targets_of(config: FinetuneConfig, data: FinetuneData) -> Targets:
         smoothing=config.labels.smoothing,
         soft=soft,
     )
-
-
-def first_classifier(
-    config: FinetuneConfig,
-    backbone: Backbone,
-    data: FinetuneData,
-    prepare: Callable[[Any], Tensor],
-    device: torch.device,
-    workers: int,
-    *,
-    begun: Path | None,
-) -> Classifier:
-    """The classifier that training starts from, on the device.
-
-    Args:
-        begun: a checkpoint that all its numbers will be taken from: then nothing is looked at.
-
-    Raises:
-        UserError: a backbone that gives no row of features, or cannot take images of this size.
-    """
-    frozen = config.head == "linear"
-    if begun is not None:
-        nothing = torch.ones(backbone.dim)
-        return Classifier(backbone.model, data.classes, mean=nothing, std=nothing, frozen=frozen).to(device)
-    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(data.train.shards))[:STATISTICS])
-    model = backbone.model.to(device).eval()
-    try:
-        features = extract(
-            take_rows(data.train.shards, chosen),
-            prepare,
-            features_by(model, config.device)[0],
-            provenance={},
-            batch=BATCH,
-            workers=workers,
-            splits=None,
-            title=None,
-        ).features
-    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise UserError(
-            f"backbone {backbone.source} gives no features of images of {config.views.size} pixels ({reason})."
-        ) from error
-    torch.manual_seed(config.seed)
-    return Classifier(
-        model,
-        data.classes,
-        mean=torch.from_numpy(features.mean(0)),
-        std=torch.from_numpy(features.std(0)),
-        frozen=frozen,
-    ).to(device)
-
-
-class _Logits(nn.Module):
-    """A classifier as a function of images alone."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier.logits(images)
-
-
-def answer(
-    classifier: Classifier, part: LabeledPart, *, prepare: Callable[[Any], Tensor], device: str, workers: int
-) -> Answers:
-    """Logits of photographs, prepared as the backbone is evaluated; damaged ones are left out."""
-    forward, _ = features_by(_Logits(classifier).eval(), device)
-    made = extract(
-        part.shards,
-        prepare,
-        forward,
-        provenance={},
-        batch=BATCH,
-        workers=workers,
-        splits=None,
-        title=None,
-        pin=device == "cuda",
-    )
-    place = {part.shards.key(sample): column for sample, column in enumerate(part.columns.tolist())}
-    return Answers(logits=made.features, truth=np.array([place[key] for key in made.keys]))
-
-
-def validation_row(found: Answers) -> dict[str, Any]:
-    """A row of validation.jsonl, with the temperature and the threshold that its photographs give."""
-    temperature = fit_head_temperature(found.logits.astype(np.float64), found.truth)
-    return {
-        SCORE: found.score(),
-        "top1": float(found.right.mean()),
-        "loss": found.loss(),
-        "temperature": temperature,
-        "threshold": accepting(found.confidence(temperature)),
-        "photographs": len(found.truth),
-    }
-
-
-def measure(
-    last: Path,
-    classifier: Classifier,
-    data: FinetuneData,
-    answers: Callable[[Classifier, LabeledPart], Answers],
-    device: torch.device,
-) -> dict[str, Any]:
-    """The figures of the best weights, with intervals; they are said, too."""
-    best = read_state(last, device, needed=("best",))["best"]
-    classifier.load_state_dict(best["weights"])
-    classifier.eval()
-    row = json.loads(best["row"])
-    told: dict[str, Any] = {
-        "format": 1,
-        "step": row["step"],
-        "classes": list(data.classes),
-        "validated_on": data.words,
-        "temperature": row["temperature"],
-        "threshold": row["threshold"],
-    }
-    for name, part in (("val", data.validation), ("test", data.test)):
-        if part is None:
-            continue
-        found = answers(classifier, part)
-        figures = found.measures(row["temperature"], row["threshold"])
-        told[name] = {"photographs": len(found.truth)} | {n: dataclasses.asdict(e) for n, e in figures.items()}
-        say(f"{name} ({len(found.truth):,} photographs; best weights, of step {row['step']}):")
-        for measure_name, figure in figures.items():
-            say(f"  {WORDS[measure_name]}: {figure}")
-    return told
-
-
-WORDS = {
-    "top1": "right",
-    "macro_top1": "right, mean over classes",
-    "top5": "right among the five likeliest",
-    "calibration_error_raw": "calibration error before the temperature",
-    "calibration_error": "calibration error",
-    "answered": "answered, not unknown",
-    "right_where_answered": "right where answered",
-}
