@@ -290,14 +290,14 @@ def test_a_run_that_stopped_at_bad_photographs_begins_anew_when_they_and_its_sha
 
 
 def test_precision_is_resolved_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from umbel.ssl import pretrain
+    from umbel.ssl import opening
 
-    monkeypatch.setattr(pretrain, "choose_precision", lambda *_: Choice(value="bf16", reason="pretended"))
+    monkeypatch.setattr(opening, "choose_precision", lambda *_: Choice(value="bf16", reason="pretended"))
     out = tmp_path / "run"
     begun = resolve(dataclasses.replace(recipe("demo"), out=out))
     assert (begun.device, begun.train.precision) == ("cpu", "bf16")
     RunFolder.open(out, begun, "pretrain", ignore=NOT_COMPARED, force=False)
-    monkeypatch.setattr(pretrain, "choose_precision", lambda *_: Choice(value="float32", reason="pretended"))
+    monkeypatch.setattr(opening, "choose_precision", lambda *_: Choice(value="float32", reason="pretended"))
     assert resolve(dataclasses.replace(recipe("demo"), out=out)).train.precision == "bf16"
 
 

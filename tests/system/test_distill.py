@@ -271,6 +271,7 @@ def test_labels_on_all_photographs_or_some(place: Place, tmp_path: Path, umbel: 
         (("--student", "test_resnet", "--backbone.depth", 2), "is neither a ViT nor a ConvNeXt and has a fixed shape"),
         ((*VIT, "--views.size", 40, "--backbone.patch", 16), "views.size 40 is not a multiple of the backbone's patch"),
         ((*VIT, "--train.patience", 2), "train.patience is for umbel finetune"),
+        ((*VIT, "--train.validate-epochs", 2), "train.validate_epochs is for umbel finetune"),
         ((*VIT, "--loss.pooled", 0), "loss.patches alone leaves the pooled feature untrained"),
         ((*VIT, "--loss.pooled", -1), "loss.pooled must be a number from 0, not -1.0"),
         ((*VIT, "--init", "VIT"), "is a vit_tiny_patch16_224 and not a"),

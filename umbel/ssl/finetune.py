@@ -19,12 +19,9 @@ from umbel.backbones.open_clip_tower import PREFIX
 from umbel.data.balance import ClassBalance
 from umbel.data.index import find_shards, open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
-from umbel.data.order import Slices
 from umbel.data.shard_set import ShardSet
-from umbel.machine import choose_device, choose_precision, choose_workers
-from umbel.rank_watch import RankWatch
-from umbel.ranks import meet, new_start, rank_0_first
-from umbel.run import UserError, rank, refuse_overlap, refuse_within, say, write_atomic
+from umbel.machine import choose_workers
+from umbel.run import UserError, rank, say, write_atomic
 from umbel.run_folder import RunFolder
 from umbel.ssl.checkpoint import latest_checkpoint
 from umbel.ssl.crowd_labels import read_soft, read_told, soft_targets, weights_of
@@ -34,7 +31,7 @@ from umbel.ssl.finetune_data import FinetuneData, check_folder_labels, divide
 from umbel.ssl.first_classifier import first_classifier
 from umbel.ssl.fit_config import FIT_NOT_COMPARED
 from umbel.ssl.fit_loop import fit
-from umbel.ssl.same_batch import other_batch
+from umbel.ssl.opening import opened, refuse_own_data, resolve_machine
 from umbel.ssl.targets import Targets
 
 RESULT = "result.json"
@@ -46,37 +43,12 @@ def run(config: FinetuneConfig) -> None:
     Raises:
         UmbelError: see `umbel.ssl.fit_loop.fit`; and every fault of DATA, BACKBONE or the configuration.
     """
-    if config.force:
-        refuse_overlap(config.data, config.out)
-    if Path(config.data).is_dir() and not find_shards(config.data):
-        refuse_within(config.out, config.data)
+    refuse_own_data(config, [config.data])
     config.check_data()
     backbone = backbone_to_tune(config.backbone)
     config = resolve(config, backbone)
-    state = meet(cpu=config.device == "cpu")
-    slices = Slices(
-        micro_batch=config.train.batch,
-        rank=state.process_index,
-        world_size=state.num_processes,
-        accumulation=config.train.accumulation,
-    )
-    opening = functools.partial(
-        RunFolder.open,
-        config.out,
-        config,
-        COMMAND,
-        ignore=FIT_NOT_COMPARED,
-        force=config.force,
-        also=lambda run: other_batch(run, slices),
-    )
-    folder = rank_0_first(state, opening)
-    with RankWatch(
-        folder.path,
-        start=new_start(state.device),
-        rank=state.process_index,
-        world_size=state.num_processes,
-        timeout=config.train.timeout,
-    ) as watch:
+    with opened(config, COMMAND, ignore=FIT_NOT_COMPARED) as begun:
+        state, folder, watch = begun.state, begun.folder, begun.watch
         try:
             with state.main_process_first(), watch.paused("making and opening the shards", times=math.inf):
                 data = divide(labeled_shards(config, folder), config.data, share=config.held_out, seed=config.seed)
@@ -97,7 +69,7 @@ def run(config: FinetuneConfig) -> None:
                 data.train.shards,
                 classifier,
                 card,
-                slices,
+                begun.slices,
                 watch,
                 title="fine-tuning",
                 targets=targets,
@@ -117,24 +89,14 @@ def run(config: FinetuneConfig) -> None:
 
 def resolve(config: FinetuneConfig, backbone: Backbone) -> FinetuneConfig:
     """Replace every `auto` by what it stands for here, or stood for when the run was begun."""
-    device = choose_device(config.device)
-    say(f"device {device.value}: {device.reason}.")
-    begun = None if config.force else RunFolder(config.out).previous(COMMAND)
-    asked = config.train.precision
-    if asked == "auto" and begun is not None:
-        asked = begun["train"]["precision"]
-        say(f"precision {asked}: as {config.out} was begun.")
-    else:
-        precision = choose_precision(asked, device.value)
-        asked = precision.value  # type: ignore[assignment]
-        say(f"precision {precision.value}: {precision.reason}.")
+    device, precision = resolve_machine(config, COMMAND)
     size = config.views.size or backbone.card.image_size
     if not config.views.size:
         say(f"views of {size} pixels: the backbone's own.")
     return dataclasses.replace(
         config,
-        device=device.value,  # type: ignore[arg-type]
-        train=dataclasses.replace(config.train, precision=asked),
+        device=device,
+        train=dataclasses.replace(config.train, precision=precision),
         views=dataclasses.replace(config.views, size=size),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,16 @@ from umbel.backbones.folder import ModelCard
 from umbel.data.index import PRETRAINING_SPLITS, ShardSet, find_shards, open_shards
 from umbel.data.make import MakeFolderConfig, make_folder
 from umbel.data.mixing import mix_sets
-from umbel.data.order import Slices
-from umbel.machine import choose_device, choose_precision
-from umbel.rank_watch import RankWatch
-from umbel.ranks import meet, new_start, rank_0_first
-from umbel.run import UserError, refuse_overlap, refuse_within, say
+from umbel.run import UserError, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.network import check_backbone
+from umbel.ssl.opening import opened, refuse_own_data, resolve_machine
 from umbel.ssl.pretrain_config import NOT_COMPARED, PretrainConfig
 from umbel.ssl.probe_set import open_probe
 from umbel.ssl.recipe_choice import FEW_PHOTOGRAPHS, count_all
-from umbel.ssl.same_batch import other_batch
 from umbel.ssl.train import train
+
+COMMAND = "pretrain"
 
 
 def run(config: PretrainConfig) -> None:
@@ -39,11 +36,7 @@ def run(config: PretrainConfig) -> None:
     Raises:
         UmbelError: see `umbel.ssl.train.train`; and every fault of DATA or the configuration.
     """
-    for data in config.all_data:
-        if config.force:
-            refuse_overlap(data, config.out)
-        if Path(data).is_dir() and not find_shards(data):
-            refuse_within(config.out, data)
+    refuse_own_data(config, config.all_data)
     count = count_all(config)
     config = resolve(config)
     if config.init is None and count < FEW_PHOTOGRAPHS:
@@ -53,36 +46,14 @@ def run(config: PretrainConfig) -> None:
         )
     torch.manual_seed(config.seed)
     backbone, card = first_backbone(config)
-    state = meet(cpu=config.device == "cpu")
-    slices = Slices(
-        micro_batch=config.train.batch,
-        rank=state.process_index,
-        world_size=state.num_processes,
-        accumulation=config.train.accumulation,
-    )
-    opening = functools.partial(
-        RunFolder.open,
-        config.out,
-        config,
-        "pretrain",
-        ignore=NOT_COMPARED,
-        force=config.force,
-        also=lambda run: other_batch(run, slices),
-    )
-    folder = rank_0_first(state, opening)
-    with RankWatch(
-        folder.path,
-        start=new_start(state.device),
-        rank=state.process_index,
-        world_size=state.num_processes,
-        timeout=config.train.timeout,
-    ) as watch:
+    with opened(config, COMMAND, ignore=NOT_COMPARED) as begun:
+        folder, watch = begun.folder, begun.watch
         # Rank 0 makes the shards, the others wait for it (no pause of theirs) and find them.
         try:
-            with state.main_process_first(), watch.paused("making and opening the shards", times=math.inf):
+            with begun.state.main_process_first(), watch.paused("making and opening the shards", times=math.inf):
                 probe = open_probe(config.probe, config.out / "probe-shards", card)
                 shards = pretraining_shards(config, folder)
-            last = train(config, folder, shards, backbone, card, slices, watch, probe)
+            last = train(config, folder, shards, backbone, card, begun.slices, watch, probe)
         except UserError:
             folder.give_up()
             raise
@@ -91,19 +62,8 @@ def run(config: PretrainConfig) -> None:
 
 def resolve(config: PretrainConfig) -> PretrainConfig:
     """Replace every `auto` by what it stands for here, or stood for when the run was begun."""
-    device = choose_device(config.device)
-    say(f"device {device.value}: {device.reason}.")
-    begun = None if config.force else RunFolder(config.out).previous("pretrain")
-    asked = config.train.precision
-    if asked == "auto" and begun is not None:
-        asked = begun["train"]["precision"]
-        say(f"precision {asked}: as {config.out} was begun.")
-    else:
-        precision = choose_precision(asked, device.value)
-        asked = precision.value  # type: ignore[assignment]
-        say(f"precision {precision.value}: {precision.reason}.")
-    train_config = dataclasses.replace(config.train, precision=asked)
-    return dataclasses.replace(config, device=device.value, train=train_config)  # type: ignore[arg-type]
+    device, precision = resolve_machine(config, COMMAND)
+    return dataclasses.replace(config, device=device, train=dataclasses.replace(config.train, precision=precision))
 
 
 def first_backbone(config: PretrainConfig) -> tuple[Any, ModelCard]:

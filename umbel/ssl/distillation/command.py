@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from pathlib import Path
 
 import torch
 
 from umbel.backbones import load
-from umbel.data.index import find_shards
-from umbel.data.order import Slices
-from umbel.machine import choose_device, choose_precision
-from umbel.rank_watch import RankWatch
-from umbel.ranks import meet, new_start, rank_0_first
-from umbel.run import UserError, rank, refuse_overlap, refuse_within, say
+from umbel.run import UserError, rank, say
 from umbel.run_folder import RunFolder
 from umbel.ssl.distillation.checks import (
     check_head,
@@ -32,7 +25,9 @@ from umbel.ssl.distillation.photographs import balance_of, classes_of, open_phot
 from umbel.ssl.distillation.student import Student
 from umbel.ssl.distillation.teacher import frozen, head_beside
 from umbel.ssl.fit_loop import fit
-from umbel.ssl.same_batch import other_batch
+from umbel.ssl.opening import opened, refuse_own_data, resolve_machine
+
+COMMAND = "distill"
 
 
 def run(config: DistillConfig) -> None:
@@ -41,10 +36,7 @@ def run(config: DistillConfig) -> None:
     Raises:
         UmbelError: see `umbel.ssl.fit_loop.fit`; and every fault of DATA or the configuration.
     """
-    if config.force:
-        refuse_overlap(config.data, config.out)
-    if Path(config.data).is_dir() and not find_shards(config.data):
-        refuse_within(config.out, config.data)
+    refuse_own_data(config, [config.data])
     config.check_data()
     config = resolve(config)
     teacher, head = load(config.teacher), head_beside(config.teacher)
@@ -56,30 +48,12 @@ def run(config: DistillConfig) -> None:
     backbone, card = first_student(config)
     shapes = check_shapes(config, backbone, teacher)
     asked_teacher = teacher_facts(teacher, head)
-    state = meet(cpu=config.device == "cpu")
-    slices = Slices(
-        micro_batch=config.train.batch,
-        rank=state.process_index,
-        world_size=state.num_processes,
-        accumulation=config.train.accumulation,
-    )
-    opening = functools.partial(
-        RunFolder.open,
-        config.out,
-        config,
-        "distill",
-        ignore=DISTILL_NOT_COMPARED,
-        force=config.force,
-        also=lambda run: other_batch(run, slices) or other_teacher(run, asked_teacher),
-    )
-    folder = rank_0_first(state, opening)
-    with RankWatch(
-        folder.path,
-        start=new_start(state.device),
-        rank=state.process_index,
-        world_size=state.num_processes,
-        timeout=config.train.timeout,
-    ) as watch:
+
+    def another_teacher(run: RunFolder) -> str | None:
+        return other_teacher(run, asked_teacher)
+
+    with opened(config, COMMAND, ignore=DISTILL_NOT_COMPARED, also=another_teacher) as begun:
+        state, folder, watch = begun.state, begun.folder, begun.watch
         try:
             # Rank 0 makes the shards, the others wait for it (no pause of theirs) and find them.
             with state.main_process_first(), watch.paused("making and opening the shards", times=math.inf):
@@ -115,7 +89,7 @@ def run(config: DistillConfig) -> None:
                 shards,
                 learner,
                 card,
-                slices,
+                begun.slices,
                 watch,
                 title="distilling",
                 targets=targets,
@@ -134,16 +108,5 @@ def run(config: DistillConfig) -> None:
 
 def resolve(config: DistillConfig) -> DistillConfig:
     """Replace every `auto` by what it stands for here, or stood for when the run was begun."""
-    device = choose_device(config.device)
-    say(f"device {device.value}: {device.reason}.")
-    begun = None if config.force else RunFolder(config.out).previous("distill")
-    asked = config.train.precision
-    if asked == "auto" and begun is not None:
-        asked = begun["train"]["precision"]
-        say(f"precision {asked}: as {config.out} was begun.")
-    else:
-        precision = choose_precision(asked, device.value)
-        asked = precision.value  # type: ignore[assignment]
-        say(f"precision {precision.value}: {precision.reason}.")
-    train = dataclasses.replace(config.train, precision=asked)
-    return dataclasses.replace(config, device=device.value, train=train)  # type: ignore[arg-type]
+    device, precision = resolve_machine(config, COMMAND)
+    return dataclasses.replace(config, device=device, train=dataclasses.replace(config.train, precision=precision))

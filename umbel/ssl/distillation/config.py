@@ -65,6 +65,8 @@ class DistillConfig:
             raise ValueError(f"seed must not be negative, but is {self.seed}")
         if self.train.patience:
             raise ValueError("train.patience is for umbel finetune: a distillation goes to its end")
+        if self.train.validate_epochs != FitTrainConfig.validate_epochs:
+            raise ValueError("train.validate_epochs is for umbel finetune: a distillation is measured at its end")
 
     def check_data(self) -> None:
         """Refuse data that are not there; raises UserError."""
