@@ -17,8 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/umbel demo --out demo
 
+# One thread for each of two workers: operations as small as tests have lose far more by waiting for one another's threads.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow and not slurm and not gpu' --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not slurm and not gpu' --numprocesses 2
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
